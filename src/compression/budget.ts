@@ -1,0 +1,41 @@
+import type { KvLayout } from '../core/kv-layout.ts';
+
+/** Which document pairs are kept, per head and best first. */
+export interface KeptPairs {
+  /** Kept document pairs of each head, `[layers · kvHeads]`. */
+  readonly counts: Uint32Array;
+  /**
+   * Document token indices (0 … n − 1), heads one after another, within a head by descending score,
+   * ties by ascending position.
+   */
+  readonly positions: Uint32Array;
+  /** The score of each entry of `positions`. */
+  readonly scores: Float32Array;
+}
+
+/** A rule that turns scores into kept pairs. */
+export interface Budget {
+  /** The word of the HTTP contract. */
+  readonly name: string;
+  readonly description: string;
+  /**
+   * Chooses the kept pairs: deterministic, with exact counts, and nested (the pairs of a smaller
+   * keepRatio are, head by head, a prefix of those of a larger one).
+   * @param scores `[layers · kvHeads, n]`
+   * @param keepRatio (0, 1]
+   */
+  select(scores: Float32Array, layout: KvLayout, keepRatio: number): KeptPairs;
+  /**
+   * The kept count of each head at a smaller ratio, from what was stored: scores per head, best
+   * first, of a context that kept `storedKeepRatio` of `documentTokens` tokens.
+   */
+  prefixCounts(input: PrefixCountsInput): Uint32Array;
+}
+
+export interface PrefixCountsInput {
+  readonly layout: KvLayout;
+  readonly documentTokens: number;
+  readonly keepRatio: number;
+  /** What was kept when stored. */
+  readonly stored: KeptPairs;
+}

@@ -1,0 +1,12 @@
+/** A stored element type: how float32 keys and values become bytes, and back. */
+export interface Precision {
+  /** The word of the HTTP contract. */
+  readonly name: string;
+  readonly description: string;
+  /** Bytes of `rows` keys (or values) of `headDim` elements, quantisation parameters included. */
+  encodedBytes(rows: number, headDim: number): number;
+  /** Encodes `source` (`[rows, headDim]`) into `target` (`encodedBytes` long), little-endian. */
+  encode(source: Float32Array, target: Uint8Array, headDim: number): void;
+  /** Decodes `source` into `target` (`[rows, headDim]`). */
+  decode(source: Uint8Array, target: Float32Array, headDim: number): void;
+}

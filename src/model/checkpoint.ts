@@ -1,0 +1,48 @@
+import type { ModelConfig } from './config.ts';
+
+/** Where one tensor's float32 values lie, so that every graph can map the same bytes. */
+export interface TensorRef {
+  /** Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
+  readonly name: string;
+  /** Row-major, linear weights as `[outputs, inputs]`. */
+  readonly shape: readonly number[];
+  /** Absolute path of the file that holds the values. */
+  readonly file: string;
+  /** Byte range in `file`: `[offsetBytes, offsetBytes + sizeBytes)`, little-endian float32. */
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
+}
+
+/** Text ↔ token ids. Encoding never yields a control token: `<|im_end|>` in a text is plain text. */
+export interface Tokenizer {
+  /** Token ids of ordinary text; no special tokens are added or recognised. */
+  encode(text: string): Int32Array;
+  /** Text of token ids, control tokens left out; invalid UTF-8 becomes U+FFFD. */
+  decode(ids: Iterable<number>): string;
+  /** Raw bytes of one token, for streaming decoders; empty for control tokens. */
+  tokenBytes(id: number): Uint8Array;
+  /** Bytes of the longest token: `bytes / longest` is a lower bound of a text's token count. */
+  readonly longestTokenBytes: number;
+}
+
+/** The chat template, split once into what comes before and after the user's text (KVZIP.md). */
+export interface PromptTemplate {
+  /** P: everything up to and including the user header, with the system text or `instructions`. */
+  prefixIds(instructions: string | undefined): Int32Array;
+  /** S: end of the user turn and the assistant header. */
+  readonly suffixIds: Int32Array;
+}
+
+/** A model as its files say it. */
+export interface Checkpoint {
+  /** `reader`, `reader-mini`, or the folder or file name. */
+  readonly id: string;
+  readonly description: string;
+  /** `sha256:…` over config, weights, tokenizer and chat template. */
+  readonly fingerprint: string;
+  readonly config: ModelConfig;
+  /** By Hugging Face name. */
+  readonly tensors: ReadonlyMap<string, TensorRef>;
+  readonly tokenizer: Tokenizer;
+  readonly template: PromptTemplate;
+}

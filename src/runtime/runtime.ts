@@ -1,0 +1,100 @@
+import type { KvLayout } from '../core/kv-layout.ts';
+import type { ModelConfig } from '../model/config.ts';
+
+/**
+ * The uncompressed cache of one document while it is ingested: every head has the same length.
+ * Row r is the pair of the r-th token; keys are post-RoPE.
+ */
+export interface DenseCache {
+  readonly capacity: number;
+  /** Rows filled so far; the next token goes to this row and this position. */
+  readonly length: number;
+  /** Forgets the rows from `length` on. */
+  truncate(length: number): void;
+  /**
+   * Rows `[start, end)` of one head, `[end − start, headDim]` float32. May be a view: do not write,
+   * and do not keep it past the next call that appends.
+   */
+  keys(head: number, start: number, end: number): Float32Array;
+  values(head: number, start: number, end: number): Float32Array;
+  close(): void;
+}
+
+/**
+ * A loaded context: each head has its own number of rows, in any order, followed by a tail that all
+ * heads share the length of: the pairs of a query's and its answer's tokens, appended in place.
+ */
+export interface RaggedCache {
+  /** Context rows of each head, `[layers · kvHeads]`. */
+  readonly lengths: Uint32Array;
+  /** Rows behind the context rows that hold tokens of the running request. */
+  readonly tailLength: number;
+  readonly tailCapacity: number;
+  /** Bytes of host or device memory held. */
+  readonly sizeBytes: number;
+  /** The head's context rows, `[lengths[head], headDim]` float32, to be filled by the loader. */
+  keys(head: number): Float32Array;
+  values(head: number): Float32Array;
+  /** Forgets tail rows from `length` on. */
+  truncateTail(length: number): void;
+  /** Makes room for at least `capacity` tail rows; keeps what is stored. */
+  reserveTail(capacity: number): void;
+  close(): void;
+}
+
+/** One request's tokens in a forward call over ragged caches. */
+export interface RaggedSlot {
+  readonly cache: RaggedCache;
+  /** Tokens to append to the cache's tail, at least one. */
+  readonly ids: Int32Array;
+  /** RoPE position of the first of them. */
+  readonly startPosition: number;
+}
+
+/** A slice of a reconstruction pass (KVZIP.md, steps 2 and 3). */
+export interface ScoreSlice {
+  /** Tokens of the slice, appended behind what `cache` holds. */
+  readonly ids: Int32Array;
+  /** Rows `[0, sinkEnd)` are the prefix P, the attention sinks of the score's softmax. */
+  readonly sinkEnd: number;
+  /** Rows `[chunkStart, chunkEnd)` are the scored chunk. */
+  readonly chunkStart: number;
+  readonly chunkEnd: number;
+  /** First row of the pass's own tokens; the slice's own keys are `[passStart, length + T)`. */
+  readonly passStart: number;
+  /**
+   * Running maximum, `[layers · kvHeads, chunkEnd − chunkStart]`: raised where this slice's queries
+   * attend more.
+   */
+  readonly scores: Float32Array;
+  /** Ask for the next-token predictions too (costs the LM head for every token). */
+  readonly predict: boolean;
+}
+
+/**
+ * A model on a device. Calls are synchronous and not re-entrant: the engine process runs one at a
+ * time. Errors of the device become `ReadonceError`s (`internal`, `out_of_memory`).
+ */
+export interface Runtime {
+  /** `ort-cpu` or `reference`. */
+  readonly name: string;
+  readonly config: ModelConfig;
+  readonly layout: KvLayout;
+  createDense(capacity: number): DenseCache;
+  /** Context rows are uninitialised until the caller fills them. */
+  createRagged(lengths: Uint32Array, tailCapacity: number): RaggedCache;
+  /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
+  prefill(cache: DenseCache, ids: Int32Array): void;
+  /**
+   * Appends the slice's tokens and raises `slice.scores`: per KV head, the softmax over sinks, chunk
+   * and own keys (causal), maximum over the slice's queries and the head's query group.
+   * @returns next-token predictions `[T]` if `slice.predict`, else an empty array.
+   */
+  score(cache: DenseCache, slice: ScoreSlice): Int32Array;
+  /**
+   * Appends each slot's tokens to its cache's tail and returns, per slot, the logits `[vocabSize]`
+   * after its last token. A slot's result does not depend on the other slots. Caches are distinct.
+   */
+  forward(slots: readonly RaggedSlot[]): readonly Float32Array[];
+  close(): void;
+}
