@@ -1,0 +1,149 @@
+import { DecoderBlocks, type GraphSource, type Projections } from './decoder-blocks.ts';
+
+export interface DenseGraphOptions {
+  /** Adds the score outputs of a reconstruction pass. */
+  readonly score: boolean;
+  /** Adds next-token predictions for every token (the LM head's cost). */
+  readonly predict: boolean;
+}
+
+/**
+ * One request's tokens over an uncompressed cache that is appended in place: prefill and
+ * reconstruction passes. Per layer `l` the cache is bound as past and present of one memory,
+ * `[1, kvHeads, capacity, headDim]`.
+ *
+ * Inputs: `input_ids`, `position_ids` `[1, T]`; `last_row` int32 `[1]` = rows after the call − 1;
+ * `total_rows` int32 `[1]`; `past_key.l`, `past_value.l`. With `score` also int64 `[1]`
+ * `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`, and `mask` float32 `[T, T]`,
+ * 0 on and below the diagonal and a large negative number above.
+ * Outputs: `present_key.l`, `present_value.l`; with `score` `scores.l` `[kvHeads, chunk]`; with
+ * `predict` `predictions` int64 `[1, T]`.
+ */
+export function denseGraph(source: GraphSource, options: DenseGraphOptions): Uint8Array {
+  const blocks = new DecoderBlocks(source);
+  const { model } = blocks;
+  const { layers } = source.config;
+  const lastRow = model.input('last_row', 'int32', [1]);
+  const totalRows = model.input('total_rows', 'int32', [1]);
+  const scorer = options.score ? new ScoreOutputs(blocks) : undefined;
+  let state = blocks.embed();
+  for (let layer = 0; layer < layers; layer++) {
+    const projections = blocks.project(layer, state.normalized);
+    const attention = denseAttention(blocks, layer, projections, [lastRow, totalRows]);
+    scorer?.add(layer, projections.query);
+    // Without predictions nothing after the last layer's keys and values is needed.
+    if (layer + 1 === layers && !options.predict) break;
+    state = blocks.finishLayer(layer, state, attention);
+  }
+  if (options.predict) {
+    model.node('ArgMax', [blocks.head(state.normalized)], {
+      attributes: { axis: -1, keepdims: 0 },
+      outputs: [model.output('predictions', 'int64', [1, 'tokens'])],
+    });
+  }
+  return model.encode();
+}
+
+function denseAttention(
+  { model, config }: DecoderBlocks,
+  layer: number,
+  projections: Projections,
+  rows: readonly [string, string],
+): string {
+  const dims = [1, config.kvHeads, 'capacity', config.headDim];
+  const output = model.fresh('attention');
+  model.node(
+    'GroupQueryAttention',
+    [
+      projections.query,
+      projections.key,
+      projections.value,
+      model.input(`past_key.${layer}`, 'float32', dims),
+      model.input(`past_value.${layer}`, 'float32', dims),
+      ...rows,
+    ],
+    {
+      microsoft: true,
+      attributes: { num_heads: config.queryHeads, kv_num_heads: config.kvHeads, do_rotary: 0 },
+      outputs: [
+        output,
+        model.output(`present_key.${layer}`, 'float32', dims),
+        model.output(`present_value.${layer}`, 'float32', dims),
+      ],
+    },
+  );
+  return output;
+}
+
+/**
+ * KVzip's score (KVZIP.md step 3): softmax over the keys of the prefix, the chunk and the pass
+ * itself, then per chunk key the maximum over queries and the group's query heads.
+ */
+class ScoreOutputs {
+  readonly #blocks: DecoderBlocks;
+  readonly #bounds: Readonly<Record<'sinkEnd' | 'start' | 'end' | 'passStart' | 'passEnd', string>>;
+  readonly #mask: string;
+  readonly #chunkEndColumn: string;
+
+  constructor(blocks: DecoderBlocks) {
+    this.#blocks = blocks;
+    const { model } = blocks;
+    const bound = (name: string): string => model.input(name, 'int64', [1]);
+    this.#bounds = {
+      sinkEnd: bound('sink_end'),
+      start: bound('chunk_start'),
+      end: bound('chunk_end'),
+      passStart: bound('pass_start'),
+      passEnd: bound('pass_end'),
+    };
+    const mask = model.input('mask', 'float32', ['tokens', 'tokens']);
+    const { sinkEnd, start, end, passStart, passEnd } = this.#bounds;
+    const chunkTokens = model.node('Sub', [end, start]);
+    this.#chunkEndColumn = model.node('Add', [sinkEnd, chunkTokens]);
+    // Columns before the slice's own tokens are visible to all of its queries.
+    const sliceTokens = model.node('Shape', [mask], { attributes: { start: 1 } });
+    const earlierOwn = model.node('Sub', [model.node('Sub', [passEnd, passStart]), sliceTokens]);
+    const visible = model.node('Add', [this.#chunkEndColumn, earlierOwn]);
+    const zero = model.integers(0);
+    const pads = model.node('Concat', [zero, visible, zero, zero], { attributes: { axis: 0 } });
+    this.#mask = model.node('Pad', [mask, pads]);
+  }
+
+  add(layer: number, query: string): void {
+    const { model, config } = this.#blocks;
+    const { kvHeads, headDim } = config;
+    const group = config.queryHeads / kvHeads;
+    const { sinkEnd, start, end, passStart, passEnd } = this.#bounds;
+    const present = `present_key.${layer}`;
+    const rows = (from: string, to: string): string =>
+      model.node('Slice', [present, from, to, model.integers(2)]);
+    const keys = model.node(
+      'Concat',
+      [rows(model.integers(0), sinkEnd), rows(start, end), rows(passStart, passEnd)],
+      { attributes: { axis: 2 } },
+    );
+    const split = model.node('Reshape', [query, model.integers(0, 0, kvHeads, group, headDim)]);
+    // [1, T, kvHeads, group, headDim] → [kvHeads, group, T, headDim]
+    const byHead = model.node('Reshape', [
+      model.node('Transpose', [split], { attributes: { perm: [0, 2, 3, 1, 4] } }),
+      model.integers(kvHeads, group, -1, headDim),
+    ]);
+    const keysByHead = model.node('Reshape', [keys, model.integers(kvHeads, 1, -1, headDim)]);
+    const logits = model.node('FusedMatMul', [byHead, keysByHead], {
+      microsoft: true,
+      attributes: { transB: 1, alpha: { float: 1 / Math.sqrt(headDim) } },
+    });
+    const masked = model.node('Add', [logits, this.#mask]);
+    const attention = model.node('Softmax', [masked], { attributes: { axis: -1 } });
+    const chunk = model.node('Slice', [
+      attention,
+      sinkEnd,
+      this.#chunkEndColumn,
+      model.integers(3),
+    ]);
+    model.node('ReduceMax', [chunk, model.integers(1, 2)], {
+      attributes: { keepdims: 0 },
+      outputs: [model.output(`scores.${layer}`, 'float32', [kvHeads, 'chunk'])],
+    });
+  }
+}

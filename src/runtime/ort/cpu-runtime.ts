@@ -1,0 +1,235 @@
+import { dirname } from 'node:path';
+import { assert } from '../../core/assert.ts';
+import type { KvLayout } from '../../core/kv-layout.ts';
+import { denseGraph } from '../../graph/dense-graph.ts';
+import type { GraphSource } from '../../graph/decoder-blocks.ts';
+import { raggedGraph } from '../../graph/ragged-graph.ts';
+import { kvLayout, type ModelConfig } from '../../model/config.ts';
+import type { DenseCache, RaggedCache, RaggedSlot, Runtime, ScoreSlice } from '../runtime.ts';
+import { loadOrt } from './api.ts';
+import { OrtDenseCache } from './dense-cache.ts';
+import { ForwardCall } from './forward-call.ts';
+import { OrtRaggedCache } from './ragged-cache.ts';
+import { OrtEnvironment, type OrtBinding, type OrtSession } from './session.ts';
+import type { OrtTensor, TensorData } from './tensor.ts';
+
+export interface OrtCpuOptions {
+  /** Threads of one operator. */
+  readonly threads: number;
+}
+
+/**
+ * ONNX Runtime on the CPU, float32. Sessions are made when first needed and share the mapped
+ * weights.
+ * @throws ReadonceError `engine_unavailable` if the library cannot be loaded
+ */
+export function createOrtCpuRuntime(source: GraphSource, options: OrtCpuOptions): Runtime {
+  return new OrtCpuRuntime(source, options);
+}
+
+class OrtCpuRuntime implements Runtime {
+  readonly name = 'ort-cpu';
+  readonly config: ModelConfig;
+  readonly layout: KvLayout;
+  readonly #source: GraphSource;
+  readonly #environment: OrtEnvironment;
+  readonly #sessions = new Map<string, OrtSession>();
+  #mask: { readonly tokens: number; readonly data: Float32Array } | undefined;
+  /** The last forward call's bindings: a decode step repeats it with other tokens. */
+  #lastForward: ForwardCall | undefined;
+
+  constructor(source: GraphSource, options: OrtCpuOptions) {
+    this.config = source.config;
+    this.layout = kvLayout(source.config);
+    this.#source = source;
+    this.#environment = new OrtEnvironment(loadOrt(), options);
+  }
+
+  createDense(capacity: number): DenseCache {
+    return new OrtDenseCache(this.#environment, this.layout, capacity);
+  }
+
+  createRagged(lengths: Uint32Array, tailCapacity: number): RaggedCache {
+    return new OrtRaggedCache(this.#environment, this.layout, { lengths, tailCapacity });
+  }
+
+  prefill(cache: DenseCache, ids: Int32Array): void {
+    const session = this.#session('prefill', () =>
+      denseGraph(this.#source, { score: false, predict: false }),
+    );
+    using(new DenseCall(this.#environment, session, ownDense(cache)), (call) => call.run(ids));
+  }
+
+  score(cache: DenseCache, slice: ScoreSlice): Int32Array {
+    const { predict } = slice;
+    const session = this.#session(predict ? 'score+predict' : 'score', () =>
+      denseGraph(this.#source, { score: true, predict }),
+    );
+    const mask = this.#causalMask(slice.ids.length);
+    return using(new DenseCall(this.#environment, session, ownDense(cache)), (call) =>
+      call.score(slice, { mask, layout: this.layout }),
+    );
+  }
+
+  forward(slots: readonly RaggedSlot[]): readonly Float32Array[] {
+    const own = slots.map((slot) => {
+      assert(slot.cache instanceof OrtRaggedCache, 'a cache of this runtime');
+      assert(slot.ids.length > 0, 'at least one token a slot');
+      return { ...slot, cache: slot.cache };
+    });
+    if (this.#lastForward?.fits(own) !== true) {
+      this.#lastForward?.close();
+      this.#lastForward = undefined;
+      const session = this.#session(`ragged.${slots.length}`, () =>
+        raggedGraph(this.#source, { slots: slots.length }),
+      );
+      this.#lastForward = new ForwardCall(this.#environment, session, {
+        slots: own,
+        config: this.config,
+      });
+    }
+    return this.#lastForward.run(own);
+  }
+
+  close(): void {
+    this.#lastForward?.close();
+    this.#lastForward = undefined;
+    for (const session of this.#sessions.values()) session.close();
+    this.#sessions.clear();
+    this.#environment.close();
+  }
+
+  #session(name: string, author: () => Uint8Array): OrtSession {
+    let session = this.#sessions.get(name);
+    if (session === undefined) {
+      const [tensor] = this.#source.tensors.values();
+      assert(tensor !== undefined, 'a model has tensors');
+      session = this.#environment.createSession(author(), dirname(tensor.file));
+      this.#sessions.set(name, session);
+    }
+    return session;
+  }
+
+  /** `[T, T]`: 0 where a query sees a key of its own slice, a large negative number elsewhere. */
+  #causalMask(tokens: number): Float32Array {
+    if (this.#mask?.tokens !== tokens) {
+      const data = new Float32Array(tokens * tokens);
+      for (let query = 0; query < tokens; query++) {
+        data.fill(hidden, query * tokens + query + 1, (query + 1) * tokens);
+      }
+      this.#mask = { tokens, data };
+    }
+    return this.#mask.data;
+  }
+}
+
+/** Far below any logit, yet finite when a logit is added. */
+const hidden = -1e30;
+
+function ownDense(cache: DenseCache): OrtDenseCache {
+  assert(cache instanceof OrtDenseCache, 'a cache of this runtime');
+  return cache;
+}
+
+function using<C extends { close(): void }, T>(resource: C, use: (resource: C) => T): T {
+  try {
+    return use(resource);
+  } finally {
+    resource.close();
+  }
+}
+
+/** One call of a dense graph: shapes differ every time, so everything is bound anew. */
+class DenseCall {
+  readonly #environment: OrtEnvironment;
+  readonly #binding: OrtBinding;
+  readonly #cache: OrtDenseCache;
+  readonly #tensors: OrtTensor[] = [];
+
+  constructor(environment: OrtEnvironment, session: OrtSession, cache: OrtDenseCache) {
+    this.#environment = environment;
+    this.#binding = session.bind();
+    this.#cache = cache;
+    for (const [layer, tensor] of cache.keyTensors.entries()) {
+      this.#binding.input(`past_key.${layer}`, tensor);
+      this.#binding.output(`present_key.${layer}`, tensor);
+    }
+    for (const [layer, tensor] of cache.valueTensors.entries()) {
+      this.#binding.input(`past_value.${layer}`, tensor);
+      this.#binding.output(`present_value.${layer}`, tensor);
+    }
+  }
+
+  run(ids: Int32Array): void {
+    const { length, capacity } = this.#cache;
+    const total = length + ids.length;
+    assert(ids.length > 0 && total <= capacity, `${total} rows exceed the capacity ${capacity}`);
+    this.#input('input_ids', BigInt64Array.from(ids, BigInt), [1, ids.length]);
+    const positions = BigInt64Array.from(ids, (_, i) => BigInt(length + i));
+    this.#input('position_ids', positions, [1, ids.length]);
+    this.#input('last_row', Int32Array.of(total - 1), [1]);
+    this.#input('total_rows', Int32Array.of(total), [1]);
+    this.#binding.run();
+    this.#cache.append(ids.length);
+  }
+
+  score(
+    slice: ScoreSlice,
+    { mask, layout }: { readonly mask: Float32Array; readonly layout: KvLayout },
+  ): Int32Array {
+    const tokens = slice.ids.length;
+    const chunk = slice.chunkEnd - slice.chunkStart;
+    const bounds = {
+      sink_end: slice.sinkEnd,
+      chunk_start: slice.chunkStart,
+      chunk_end: slice.chunkEnd,
+      pass_start: slice.passStart,
+      pass_end: this.#cache.length + tokens,
+    };
+    for (const [name, value] of Object.entries(bounds)) {
+      this.#input(name, BigInt64Array.of(BigInt(value)), [1]);
+    }
+    this.#input('mask', mask, [tokens, tokens]);
+    const layerScores = Array.from({ length: layout.layers }, (_, layer) => {
+      const data = new Float32Array(layout.kvHeads * chunk);
+      this.#output(`scores.${layer}`, data, [layout.kvHeads, chunk]);
+      return data;
+    });
+    const predictions = new BigInt64Array(slice.predict ? tokens : 0);
+    if (slice.predict) this.#output('predictions', predictions, [1, tokens]);
+    this.run(slice.ids);
+    raise(slice.scores, layerScores);
+    return Int32Array.from(predictions, Number);
+  }
+
+  close(): void {
+    this.#binding.close();
+    for (const tensor of this.#tensors) tensor.close();
+  }
+
+  #input(name: string, data: TensorData, shape: readonly number[]): void {
+    this.#binding.input(name, this.#tensor(data, shape));
+  }
+
+  #output(name: string, data: TensorData, shape: readonly number[]): void {
+    this.#binding.output(name, this.#tensor(data, shape));
+  }
+
+  #tensor(data: TensorData, shape: readonly number[]): OrtTensor {
+    const tensor = this.#environment.tensor(data, shape);
+    this.#tensors.push(tensor);
+    return tensor;
+  }
+}
+
+/** Raises the running maxima by a slice's scores, layer after layer. */
+function raise(maxima: Float32Array, layerScores: readonly Float32Array[]): void {
+  let at = 0;
+  for (const scores of layerScores) {
+    for (const score of scores) {
+      if (score > (maxima[at] as number)) maxima[at] = score;
+      at++;
+    }
+  }
+  assert(at === maxima.length, 'a score for every head and chunk token');
+}

@@ -1,0 +1,72 @@
+import { assert } from '../../core/assert.ts';
+import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import type { DenseCache } from '../runtime.ts';
+import type { OrtEnvironment } from './session.ts';
+import type { OrtTensor } from './tensor.ts';
+
+/** A document's uncompressed cache in host memory: per layer `[kvHeads, capacity, headDim]`. */
+export class OrtDenseCache implements DenseCache {
+  readonly capacity: number;
+  readonly keyTensors: readonly OrtTensor[];
+  readonly valueTensors: readonly OrtTensor[];
+  readonly #layout: KvLayout;
+  #length = 0;
+
+  constructor(environment: OrtEnvironment, layout: KvLayout, capacity: number) {
+    this.capacity = capacity;
+    this.#layout = layout;
+    const { layers, kvHeads, headDim } = layout;
+    const allocate = (): readonly OrtTensor[] =>
+      Array.from({ length: layers }, () =>
+        environment.tensor(new Float32Array(kvHeads * capacity * headDim), [
+          1,
+          kvHeads,
+          capacity,
+          headDim,
+        ]),
+      );
+    this.keyTensors = allocate();
+    this.valueTensors = allocate();
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Called by the runtime after it appended rows. */
+  append(rows: number): void {
+    assert(this.#length + rows <= this.capacity, 'dense cache overflow');
+    this.#length += rows;
+  }
+
+  truncate(length: number): void {
+    assert(length >= 0 && length <= this.#length, `cannot truncate to ${length} rows`);
+    this.#length = length;
+  }
+
+  keys(head: number, start: number, end: number): Float32Array {
+    return this.#rows(this.keyTensors, head, [start, end]);
+  }
+
+  values(head: number, start: number, end: number): Float32Array {
+    return this.#rows(this.valueTensors, head, [start, end]);
+  }
+
+  #rows(
+    tensors: readonly OrtTensor[],
+    head: number,
+    [start, end]: readonly [number, number],
+  ): Float32Array {
+    const { kvHeads, headDim } = this.#layout;
+    assert(head >= 0 && head < headCount(this.#layout), `head ${head} out of range`);
+    assert(start >= 0 && start <= end && end <= this.#length, `rows ${start}…${end} out of range`);
+    const data = tensors[Math.floor(head / kvHeads)]?.data;
+    assert(data instanceof Float32Array, 'cache tensors are float32');
+    const first = (head % kvHeads) * this.capacity;
+    return data.subarray((first + start) * headDim, (first + end) * headDim);
+  }
+
+  close(): void {
+    for (const tensor of [...this.keyTensors, ...this.valueTensors]) tensor.close();
+  }
+}
