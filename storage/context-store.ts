@@ -1,4 +1,9 @@
-import type { ContextRecord, ContextUsage, StoredContext } from '../src/core/context.ts';
+import type {
+  ContextRecord,
+  ContextUsage,
+  IngestTimings,
+  StoredContext,
+} from '../src/core/context.ts';
 
 /** Encoded pairs of one head, best first, in the context's precision. */
 export interface HeadPairs {
@@ -19,7 +24,9 @@ export interface HeadRanking {
 
 /** A context to write. */
 export interface ContextWrite {
-  readonly record: ContextRecord;
+  readonly record: Omit<ContextRecord, 'timings'>;
+  /** Called once everything but the catalogue record is durable: persisting is part of it. */
+  timings(): IngestTimings;
   readonly usage: ContextUsage;
   readonly prefixIds: Int32Array;
   readonly documentIds: Int32Array;

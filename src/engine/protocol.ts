@@ -1,6 +1,7 @@
 import type { CompressionSpec } from '../core/compression-spec.ts';
 import type { ContextUsage, StoredContext } from '../core/context.ts';
 import type { SerializedError } from '../core/errors.ts';
+import type { LogLevel } from '../observability/logger.ts';
 
 /**
  * What the server process and an engine process say to each other. KV bytes never cross: both open
@@ -89,8 +90,24 @@ export interface EngineAnswer {
   };
 }
 
+/** What an engine process is started with; the first message it gets. */
+export interface EngineOptions {
+  /** As `READONCE_MODEL`. */
+  readonly model: string;
+  /** Converted weights and downloads. */
+  readonly cacheFolder: string;
+  /** The store's folder; the server has it open too. */
+  readonly storeFolder: string;
+  /** Quota of the store, bytes. */
+  readonly storeMaxBytes: number;
+  /** Memory for loaded contexts, bytes. */
+  readonly poolBytes: number;
+  readonly logLevel: LogLevel;
+}
+
 /** Server → engine. `requestId` is chosen by the server and never reused. */
 export type EngineRequest =
+  | { readonly op: 'start'; readonly options: EngineOptions }
   | { readonly op: 'identify'; readonly requestId: number; readonly args: IdentifyRequest }
   | { readonly op: 'ingest'; readonly requestId: number; readonly args: IngestRequest }
   | { readonly op: 'query'; readonly requestId: number; readonly args: EngineQuery }

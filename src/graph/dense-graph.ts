@@ -135,14 +135,11 @@ class ScoreOutputs {
     });
     const masked = model.node('Add', [logits, this.#mask]);
     const attention = model.node('Softmax', [masked], { attributes: { axis: -1 } });
-    const chunk = model.node('Slice', [
-      attention,
-      sinkEnd,
-      this.#chunkEndColumn,
-      model.integers(3),
-    ]);
-    model.node('ReduceMax', [chunk, model.integers(1, 2)], {
+    // Reducing first leaves one small row to slice instead of copying most of the matrix.
+    const maxima = model.node('ReduceMax', [attention, model.integers(1, 2)], {
       attributes: { keepdims: 0 },
+    });
+    model.node('Slice', [maxima, sinkEnd, this.#chunkEndColumn, model.integers(1)], {
       outputs: [model.output(`scores.${layer}`, 'float32', [kvHeads, 'chunk'])],
     });
   }

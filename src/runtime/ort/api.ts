@@ -23,7 +23,6 @@ const functions = {
   ],
   createSessionOptions: [10, 'void *ortSessionOptions(_Out_ void **options)'],
   disableMemPattern: [17, 'void *ortDisableMemPattern(void *options)'],
-  disableCpuMemArena: [19, 'void *ortDisableCpuMemArena(void *options)'],
   setOptimizationLevel: [23, 'void *ortOptimizationLevel(void *options, int level)'],
   setIntraOpThreads: [24, 'void *ortIntraOpThreads(void *options, int threads)'],
   createRunOptions: [39, 'void *ortRunOptions(_Out_ void **options)'],

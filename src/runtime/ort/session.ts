@@ -36,9 +36,8 @@ export class OrtEnvironment {
       const allOptimizations = 99;
       api.check('setOptimizationLevel', options, allOptimizations);
       api.check('setIntraOpThreads', options, this.#threads);
-      // Shapes change from call to call; an arena would keep the sum of all peaks.
+      // Shapes change from call to call, so plans of earlier shapes are of no use.
       api.check('disableMemPattern', options);
-      api.check('disableCpuMemArena', options);
       for (const [key, value] of Object.entries(sessionConfig)) {
         api.check('addSessionConfig', options, key, value);
       }

@@ -1,0 +1,219 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ReadonceError } from '../core/errors.ts';
+import { connectionError, problemError, readProblem } from './problem.ts';
+import { parseSse, type SseEvent } from './sse.ts';
+import type {
+  Answer,
+  AnswerEvent,
+  Context,
+  ContextChange,
+  ContextList,
+  ListRequest,
+  Progress,
+  PutRequest,
+  QueryRequest,
+} from './types.ts';
+
+/** How to reach a server. */
+export interface ClientOptions {
+  /** For example `http://127.0.0.1:8080`; a path in it is kept. */
+  readonly baseUrl: string;
+  /** Stands in for the global `fetch`, for tests and proxies. */
+  readonly fetch?: typeof globalThis.fetch;
+}
+
+/** How to put. */
+export interface PutOptions {
+  /** Called as the ingestion advances; the request is then made asynchronously. */
+  readonly onProgress?: (progress: Progress) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** How long to wait for a server. */
+export interface WaitReadyOptions {
+  /** Default 60 s: the first start of a model converts its weights. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * A typed client of the HTTP interface. Every call throws a `ReadonceError` with the code of the
+ * server's problem, or `engine_unavailable` when no server answers at that address.
+ */
+export interface ReadonceClient {
+  /** Ingests a document, or finds it stored; resolves when it is ready. */
+  put(request: PutRequest, options?: PutOptions): Promise<Context>;
+  get(id: string): Promise<Context>;
+  list(request?: ListRequest): Promise<ContextList>;
+  patch(id: string, change: ContextChange): Promise<Context>;
+  delete(id: string): Promise<void>;
+  query(id: string, request: QueryRequest, signal?: AbortSignal): Promise<Answer>;
+  /** Yields the answer as it grows. Leaving the loop early cancels the request. */
+  stream(id: string, request: QueryRequest, signal?: AbortSignal): AsyncGenerator<AnswerEvent>;
+  /** Resolves when the server is ready to answer. @throws ReadonceError `deadline_exceeded` */
+  waitReady(options?: WaitReadyOptions): Promise<void>;
+}
+
+const readyPollMs = 100;
+
+/** A client of the server at `baseUrl`. Holds nothing that needs closing. */
+export function createClient(options: ClientOptions): ReadonceClient {
+  const http = createTransport(options);
+  const client: ReadonceClient = {
+    put: (request, putOptions = {}) => put(http, request, putOptions),
+    get: (id) => http.json('GET', contextPath(id)),
+    list: (request = {}) => http.json('GET', `contexts${queryString(request)}`),
+    patch: (id, change) => http.json('PATCH', contextPath(id), { body: change }),
+    delete: async (id) => {
+      await http.send('DELETE', contextPath(id));
+    },
+    query: (id, request, signal) =>
+      http.json('POST', `${contextPath(id)}/query`, { body: request, signal }),
+    stream: (id, request, signal) => stream(http, id, request, signal),
+    waitReady: (waitOptions = {}) => waitReady(http, waitOptions),
+  };
+  return client;
+}
+
+interface SendOptions {
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal | undefined;
+}
+
+interface Transport {
+  readonly baseUrl: string;
+  /** Throws unless the status is 2xx. */
+  send(method: string, path: string, options?: SendOptions): Promise<Response>;
+  json<T>(method: string, path: string, options?: SendOptions): Promise<T>;
+}
+
+function createTransport({ baseUrl, fetch = globalThis.fetch }: ClientOptions): Transport {
+  const base = baseUrl.endsWith('/') ? baseUrl : `${baseUrl}/`;
+  const send: Transport['send'] = async (method, path, { body, headers, signal } = {}) => {
+    const response = await fetch(new URL(path, base), {
+      method,
+      headers: {
+        ...headers,
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      ...(signal === undefined ? {} : { signal }),
+    }).catch((error: unknown) => {
+      throw connectionError(baseUrl, error);
+    });
+    if (!response.ok) throw await problemError(response);
+    return response;
+  };
+  return {
+    baseUrl,
+    send,
+    json: async (method, path, options) => {
+      const response = await send(method, path, options);
+      const text = await response.text().catch((error: unknown) => {
+        throw connectionError(baseUrl, error);
+      });
+      return JSON.parse(text);
+    },
+  };
+}
+
+async function put(http: Transport, request: PutRequest, options: PutOptions): Promise<Context> {
+  const { onProgress, signal } = options;
+  if (onProgress === undefined) return http.json('PUT', 'contexts', { body: request, signal });
+  const context = await http.json<Context>('PUT', 'contexts', {
+    body: request,
+    headers: { prefer: 'respond-async' },
+    signal,
+  });
+  if (context.status === 'ready') return context;
+  const path = `${contextPath(context.id)}/events`;
+  for await (const { event, data } of events(http, 'GET', path, { signal })) {
+    if (event === 'progress') onProgress(JSON.parse(data));
+    if (event === 'ready') return JSON.parse(data);
+    if (event === 'failed') throw readProblem(data, 500);
+  }
+  throw brokenStream(http);
+}
+
+async function* stream(
+  http: Transport,
+  id: string,
+  request: QueryRequest,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<AnswerEvent> {
+  const body = { ...request, stream: true };
+  const path = `${contextPath(id)}/query`;
+  for await (const { event, data } of events(http, 'POST', path, { body, signal })) {
+    if (event === 'token') {
+      const token: { readonly text: string } = JSON.parse(data);
+      yield { type: 'token', text: token.text };
+    }
+    if (event === 'done') {
+      yield { type: 'done', answer: JSON.parse(data) };
+      return;
+    }
+    if (event === 'error') throw readProblem(data, 500);
+  }
+  throw brokenStream(http);
+}
+
+/** The events of a response; leaving the loop ends the request. */
+async function* events(
+  http: Transport,
+  method: string,
+  path: string,
+  options: SendOptions,
+): AsyncGenerator<SseEvent> {
+  const left = new AbortController();
+  const signal =
+    options.signal === undefined ? left.signal : AbortSignal.any([left.signal, options.signal]);
+  const headers = { accept: 'text/event-stream' };
+  try {
+    const response = await http.send(method, path, { ...options, headers, signal });
+    if (response.body !== null) yield* parseSse(response.body);
+  } catch (error) {
+    throw error instanceof ReadonceError ? error : connectionError(http.baseUrl, error);
+  } finally {
+    left.abort();
+  }
+}
+
+async function waitReady(http: Transport, options: WaitReadyOptions): Promise<void> {
+  const timeoutMs = options.timeoutMs ?? 60_000;
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    try {
+      await http.send('GET', 'readyz', { signal: options.signal });
+      return;
+    } catch (error) {
+      if (!(error instanceof ReadonceError) || error.code !== 'engine_unavailable') throw error;
+      if (performance.now() > deadline) {
+        const message = `Expected ${http.baseUrl} to be ready within ${timeoutMs} ms: ${error.message}`;
+        throw new ReadonceError('deadline_exceeded', message, { cause: error });
+      }
+    }
+    await sleep(
+      readyPollMs,
+      undefined,
+      options.signal === undefined ? {} : { signal: options.signal },
+    );
+  }
+}
+
+function brokenStream(http: Transport): ReadonceError {
+  return new ReadonceError(
+    'engine_unavailable',
+    `Expected ${http.baseUrl} to finish its events but the connection ended. Try again.`,
+  );
+}
+
+function contextPath(id: string): string {
+  return `contexts/${encodeURIComponent(id)}`;
+}
+
+function queryString(request: ListRequest): string {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries(request)) parameters.set(name, String(value));
+  return parameters.size === 0 ? '' : `?${parameters.toString()}`;
+}

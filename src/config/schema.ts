@@ -1,0 +1,107 @@
+import { z } from 'zod';
+
+/*
+ * A schema's error text is the expectation alone ("an integer from 0 to 65535"): the loader, which
+ * knows where a value came from, writes the sentence around it.
+ */
+const integer = (min: number, max: number) => {
+  const error = `an integer from ${min} to ${max}`;
+  return z.int({ error }).min(min, { error }).max(max, { error });
+};
+const text = (error: string) => z.string({ error }).min(1, { error });
+const choice = <const T extends readonly string[]>(values: T) =>
+  z.enum(values, { error: `one of ${values.join(', ')}` });
+const fractionError = 'a number above 0 and at most 1';
+const fraction = z
+  .number({ error: fractionError })
+  .gt(0, { error: fractionError })
+  .max(1, { error: fractionError });
+const bytes = (min: number) => integer(min, Number.MAX_SAFE_INTEGER);
+
+const mebibyte = 2 ** 20;
+
+/**
+ * Every setting of the server: one flat object, so that a key has one name in the file
+ * (`maxBodyBytes`), one in the environment (`READONCE_MAX_BODY_BYTES`) and one as a flag
+ * (`--max-body-bytes`). `docs/configuration.md` lists them. Sizes are bytes, durations
+ * milliseconds.
+ */
+export const configSchema = z.strictObject({
+  host: text('a host name or address').describe('Address to listen on.'),
+  port: integer(0, 65_535).describe('Port to listen on; 0 takes a free one.'),
+  allowRemote: z
+    .boolean({ error: 'true or false' })
+    .describe('Allow a host that other machines can reach: there is no access control.'),
+  data: text('a folder').describe('Folder of the context store.'),
+  storeMaxBytes: bytes(mebibyte).describe('Most bytes the context store may take on disk.'),
+  model: text('a folder, a GGUF file, a hub id, reader or reader-mini').describe(
+    'Model: a folder, a GGUF file, a hub id, or an embedded model (reader, reader-mini).',
+  ),
+  device: choice(['auto', 'cpu', 'cuda']).describe('Device that runs the model.'),
+  cache: text('a folder').describe('Folder of converted weights and downloads.'),
+  poolBytes: bytes(mebibyte).describe('Most bytes of contexts kept loaded in memory.'),
+  method: text('a scoring method').describe('Method of a PUT that names none.'),
+  keepRatio: fraction.describe('Fraction of KV pairs kept by a PUT that names none.'),
+  budget: text('a budget').describe('Budget of a PUT that names none.'),
+  precision: text('a precision').describe('Stored element type of a PUT that names none.'),
+  maxBodyBytes: integer(1024, 2 ** 30).describe('Largest request body.'),
+  maxQueuedIngests: integer(1, 100_000).describe('Ingestions that may run or wait.'),
+  maxQueuedQueries: integer(1, 100_000).describe('Queries that may run or wait.'),
+  shutdownMs: integer(0, 3_600_000).describe('How long running answers may take to finish.'),
+  logLevel: choice(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).describe(
+    'Least severe log records written to stderr.',
+  ),
+});
+
+/** A valid configuration; see `configSchema`. */
+export type Config = Readonly<z.infer<typeof configSchema>>;
+
+/** A key as the configuration file spells it. */
+export type ConfigKey = keyof Config;
+
+/** All keys, in the order of the documentation. */
+export const configKeys: readonly ConfigKey[] = configSchema.keyof().options;
+
+/** What holds where nothing else is said. */
+export function defaultConfig(cacheFolder: string): Config {
+  return {
+    // Loopback: without API keys nobody else may reach the server.
+    host: '127.0.0.1',
+    port: 8080,
+    allowRemote: false,
+    data: './data',
+    // About 1,000 documents of 2,000 tokens with the default model and keepRatio.
+    storeMaxBytes: 10_240 * mebibyte,
+    model: 'reader',
+    device: 'auto',
+    cache: cacheFolder,
+    // Leaves a machine of 4 GiB room for the model and for ingesting.
+    poolBytes: 1024 * mebibyte,
+    // The paper's method at a ratio where answers stay as good as with the full cache.
+    method: 'kvzip',
+    keepRatio: 0.3,
+    budget: 'global',
+    precision: 'f16',
+    // A document that fills an embedded model's window is under 100 KiB.
+    maxBodyBytes: 10 * mebibyte,
+    maxQueuedIngests: 64,
+    maxQueuedQueries: 256,
+    shutdownMs: 10_000,
+    logLevel: 'info',
+  };
+}
+
+/** `maxBodyBytes` → `READONCE_MAX_BODY_BYTES` */
+export function environmentName(key: string): string {
+  return `READONCE_${key.replace(/[A-Z]/g, '_$&').toUpperCase()}`;
+}
+
+/** `maxBodyBytes` → `max-body-bytes` */
+export function flagName(key: string): string {
+  return key.replace(/[A-Z]/g, '-$&').toLowerCase();
+}
+
+/** One line of help. */
+export function describeKey(key: ConfigKey): string {
+  return configSchema.shape[key].description ?? key;
+}

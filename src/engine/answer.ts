@@ -1,0 +1,264 @@
+import type { Clock } from '../core/clock.ts';
+import { contextTokens, type ContextRecord } from '../core/context.ts';
+import { ReadonceError } from '../core/errors.ts';
+import type { Checkpoint } from '../model/checkpoint.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import { resolvePrecision } from '../compression/registry.ts';
+import type { ContextStore } from '../../storage/context-store.ts';
+import { createAnswerText } from './answer-text.ts';
+import type { ContextQueue } from './context-queue.ts';
+import type { DeviceTurns } from './device-turns.ts';
+import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
+import type { EngineAnswer, EngineQuery } from './protocol.ts';
+import { createSampler } from './sampling.ts';
+import type { Stepper } from './stepper.ts';
+
+export interface AnswerDependencies {
+  readonly checkpoint: Checkpoint;
+  readonly runtime: Runtime;
+  readonly store: ContextStore;
+  readonly turns: DeviceTurns;
+  readonly stepper: Stepper;
+  readonly loaded: LoadedContexts;
+  readonly queue: ContextQueue;
+  readonly clock: Clock;
+  /** Tokens of a query computed in one piece of work. */
+  readonly sliceTokens: number;
+}
+
+export interface AnswerCall {
+  readonly query: EngineQuery;
+  readonly onText: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Answers a query from a stored context: load, extend by the query's tokens, step. Nothing of the
+ * document is computed. An aborted call resolves with `cancelled` and the text so far.
+ * @throws ReadonceError `not_found`, `invalid_argument` (a keepRatio above the stored one),
+ * `context_too_long`, `corrupt_record`, `out_of_memory`, `overloaded`
+ */
+export async function answer(
+  dependencies: AnswerDependencies,
+  call: AnswerCall,
+): Promise<EngineAnswer> {
+  const arrivedMs = dependencies.clock.monotonicMs();
+  const record = findContext(dependencies, call.query.contextId);
+  const keepRatio = usedKeepRatio(record, call.query.keepRatio);
+  const queryIds = encodeQuery(dependencies.checkpoint, record, call.query);
+  const request = { record, keepRatio, queryIds, arrivedMs };
+  return dependencies.queue.run(`${record.id}@${keepRatio}`, () =>
+    new AnswerRun(dependencies, call, request).run(),
+  );
+}
+
+function findContext({ store, checkpoint }: AnswerDependencies, id: string): ContextRecord {
+  const stored = store.get(id);
+  if (stored === undefined) {
+    throw new ReadonceError('not_found', `Expected the id of a stored context but got ${id}`);
+  }
+  const { model } = stored.record;
+  if (model.fingerprint !== checkpoint.fingerprint) {
+    throw new ReadonceError(
+      'identity_mismatch',
+      `Expected a context of model ${checkpoint.id} (${checkpoint.fingerprint}) but ${id} was ` +
+        `made with ${model.id} (${model.fingerprint}): put the document again`,
+    );
+  }
+  return stored.record;
+}
+
+function usedKeepRatio(record: ContextRecord, asked: number | undefined): number {
+  const stored = record.compression.keepRatio;
+  if (asked === undefined) return stored;
+  if (asked > stored) {
+    throw new ReadonceError(
+      'invalid_argument',
+      `Expected a keepRatio of at most ${stored}, which the context was stored with, but got ` +
+        `${asked}: put the document again with a larger one`,
+      { details: { keepRatio: asked, storedKeepRatio: stored } },
+    );
+  }
+  return asked;
+}
+
+/** Q + S (KVZIP.md, step 6). */
+function encodeQuery(
+  { tokenizer, template, config, id }: Checkpoint,
+  record: ContextRecord,
+  { query, sampling }: EngineQuery,
+): Int32Array {
+  const context = contextTokens(record);
+  const tooLong = (queryTokens: number | string): ReadonceError =>
+    new ReadonceError(
+      'context_too_long',
+      `Expected context, query and maxTokens to fit the ${config.contextLength} tokens of ${id} ` +
+        `but got ${context} + ${queryTokens} + ${sampling.maxTokens}`,
+      {
+        details: {
+          contextTokens: context,
+          queryTokens,
+          maxTokens: sampling.maxTokens,
+          window: config.contextLength,
+        },
+      },
+    );
+  const atLeast = Math.ceil(Buffer.byteLength(query, 'utf8') / tokenizer.longestTokenBytes);
+  const room = config.contextLength - context - sampling.maxTokens;
+  if (atLeast > room) throw tooLong(`at least ${atLeast}`);
+  const text = tokenizer.encode(`\n\n${query}`);
+  const ids = Int32Array.of(...text, ...template.suffixIds);
+  if (ids.length > room) throw tooLong(ids.length);
+  return ids;
+}
+
+interface PreparedQuery {
+  readonly record: ContextRecord;
+  readonly keepRatio: number;
+  readonly queryIds: Int32Array;
+  readonly arrivedMs: number;
+}
+
+/** One query from its turn on. */
+class AnswerRun {
+  readonly #dependencies: AnswerDependencies;
+  readonly #call: AnswerCall;
+  readonly #request: PreparedQuery;
+  #source: EngineAnswer['cache']['source'] = 'host';
+  #startedMs = 0;
+  #loadMs = 0;
+  #firstTokenMs = 0;
+  #completionTokens = 0;
+
+  constructor(dependencies: AnswerDependencies, call: AnswerCall, request: PreparedQuery) {
+    this.#dependencies = dependencies;
+    this.#call = call;
+    this.#request = request;
+    this.#startedMs = request.arrivedMs;
+  }
+
+  async run(): Promise<EngineAnswer> {
+    const { loaded, checkpoint } = this.#dependencies;
+    const { query, onText, signal } = this.#call;
+    const text = createAnswerText({
+      tokenBytes: (id) => checkpoint.tokenizer.tokenBytes(id),
+      stop: query.sampling.stop,
+      emit: onText,
+    });
+    let context: LoadedContext | undefined;
+    let finishReason: EngineAnswer['finishReason'] = 'cancelled';
+    try {
+      context = await this.#acquire();
+      finishReason = await this.#decode(context, text);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    } finally {
+      if (context !== undefined) loaded.release(context);
+    }
+    text.finish();
+    return this.#result(text.text, { finishReason, pairs: pairCount(context) });
+  }
+
+  #acquire(): Promise<LoadedContext> {
+    const { turns, clock, loaded } = this.#dependencies;
+    const { record, keepRatio, queryIds } = this.#request;
+    const tailTokens = queryIds.length + this.#call.query.sampling.maxTokens;
+    return turns.run(
+      'extend',
+      () => {
+        this.#startedMs = clock.monotonicMs();
+        this.#source = loaded.has(record, keepRatio) ? 'host' : 'disk';
+        const context = loaded.acquire({ record, keepRatio, tailTokens });
+        this.#loadMs = clock.monotonicMs() - this.#startedMs;
+        return context;
+      },
+      this.#call.signal,
+    );
+  }
+
+  async #decode(
+    { cache }: LoadedContext,
+    text: ReturnType<typeof createAnswerText>,
+  ): Promise<EngineAnswer['finishReason']> {
+    const { checkpoint, clock, stepper } = this.#dependencies;
+    const { signal } = this.#call;
+    const { sampling } = this.#call.query;
+    const sampler = createSampler(sampling);
+    const endIds = new Set(checkpoint.config.endTokenIds);
+    let position = contextTokens(this.#request.record) + this.#request.queryIds.length;
+    let logits = await this.#extend(cache);
+    for (;;) {
+      const token = sampler.next(logits);
+      if (this.#firstTokenMs === 0) {
+        this.#firstTokenMs = clock.monotonicMs() - this.#request.arrivedMs;
+      }
+      if (endIds.has(token)) return 'stop';
+      this.#completionTokens++;
+      if (text.push(token) === 'stop') return 'stop';
+      if (this.#completionTokens >= sampling.maxTokens) return 'length';
+      signal.throwIfAborted();
+      logits = await stepper.step({
+        cache,
+        ids: Int32Array.of(token),
+        startPosition: position++,
+      });
+    }
+  }
+
+  /** Appends the query's tokens in bounded pieces; the logits after the last. */
+  async #extend(cache: LoadedContext['cache']): Promise<Float32Array> {
+    const { runtime, turns, sliceTokens } = this.#dependencies;
+    const { record, queryIds } = this.#request;
+    let logits: Float32Array | undefined;
+    for (let start = 0; start < queryIds.length; start += sliceTokens) {
+      const slot = {
+        cache,
+        ids: queryIds.subarray(start, start + sliceTokens),
+        startPosition: contextTokens(record) + start,
+      };
+      [logits] = await turns.run('extend', () => runtime.forward([slot]), this.#call.signal);
+    }
+    return logits as Float32Array;
+  }
+
+  #result(
+    text: string,
+    {
+      finishReason,
+      pairs,
+    }: { readonly finishReason: EngineAnswer['finishReason']; readonly pairs: number },
+  ): EngineAnswer {
+    const { record, keepRatio, queryIds, arrivedMs } = this.#request;
+    const precision = resolvePrecision(record.compression.precision);
+    const totalMs = this.#dependencies.clock.monotonicMs() - arrivedMs;
+    const decodeSeconds = (totalMs - this.#firstTokenMs) / 1000;
+    const decoded = this.#completionTokens - 1;
+    return {
+      answer: text,
+      finishReason,
+      usage: {
+        contextTokens: record.document.tokens,
+        queryTokens: queryIds.length,
+        completionTokens: this.#completionTokens,
+        prefilledTokens: queryIds.length,
+      },
+      cache: {
+        source: this.#source,
+        keepRatio,
+        pairs,
+        bytes: 2 * precision.encodedBytes(pairs, record.layout.headDim),
+      },
+      timings: {
+        queueMs: this.#startedMs - arrivedMs,
+        loadMs: this.#loadMs,
+        firstTokenMs: this.#firstTokenMs,
+        totalMs,
+        tokensPerSecond: decoded > 0 && decodeSeconds > 0 ? decoded / decodeSeconds : 0,
+      },
+    };
+  }
+}
+
+function pairCount(context: LoadedContext | undefined): number {
+  return context === undefined ? 0 : context.cache.lengths.reduce((sum, n) => sum + n, 0);
+}

@@ -1,0 +1,244 @@
+import { createHash } from 'node:crypto';
+import type { KeptPairs } from '../compression/budget.ts';
+import type { ReconstructionPass, ScoringAccess } from '../compression/method.ts';
+import { reconstructionPasses } from '../compression/reconstruction.ts';
+import { resolveBudget, resolvePrecision } from '../compression/registry.ts';
+import type { Clock } from '../core/clock.ts';
+import type { ContextRecord, StoredContext } from '../core/context.ts';
+import { headCount } from '../core/kv-layout.ts';
+import type { Checkpoint } from '../model/checkpoint.ts';
+import type { DenseCache, Runtime } from '../runtime/runtime.ts';
+import type { ContextStore } from '../../storage/context-store.ts';
+import type { DeviceTurns } from './device-turns.ts';
+import { tokenizeDocument, type TokenizedDocument } from './document.ts';
+import type { IngestProgress, IngestRequest } from './protocol.ts';
+import { RankedPairs } from './ranked-pairs.ts';
+
+export interface IngestDependencies {
+  readonly checkpoint: Checkpoint;
+  readonly runtime: Runtime;
+  readonly store: ContextStore;
+  readonly turns: DeviceTurns;
+  readonly clock: Clock;
+  /**
+   * Tokens of one piece of work, prefill or reconstruction: what other requests wait for at most,
+   * and what bounds the memory of attention logits (heads · slice · rows · 4 bytes).
+   */
+  readonly sliceTokens: number;
+}
+
+export interface IngestCall {
+  readonly request: IngestRequest;
+  readonly onProgress: (progress: IngestProgress) => void;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Reads a document once: prefill, reconstruct and score, choose, store (KVZIP.md, steps 1 to 5).
+ * Holds one dense cache while it runs.
+ * @throws ReadonceError `context_too_long`, `storage_full`, `out_of_memory`; the signal's reason
+ */
+export async function ingest(
+  dependencies: IngestDependencies,
+  call: IngestCall,
+): Promise<StoredContext> {
+  const { clock, runtime } = dependencies;
+  const startMs = clock.monotonicMs();
+  const document = tokenizeDocument(dependencies.checkpoint, call.request);
+  const tokens = document.prefixIds.length + document.documentIds.length;
+  const cache = runtime.createDense(tokens + longestPass(document));
+  try {
+    const run = new Ingestion(dependencies, call, { document, cache });
+    const prefillMs = await run.prefill();
+    const { kept, scoreMs } = await run.score();
+    const persistStartMs = clock.monotonicMs();
+    const stored = await run.persist(kept, (persistedMs) => ({
+      prefillMs,
+      scoreMs,
+      persistMs: persistedMs - persistStartMs,
+      totalMs: persistedMs - startMs,
+    }));
+    return stored;
+  } finally {
+    cache.close();
+  }
+}
+
+/** Rows that reconstruction passes need behind the document. */
+function longestPass({ plan, chunkTokens }: TokenizedDocument): number {
+  if (chunkTokens === 0) return 0;
+  const lengths = reconstructionPasses(plan).map(
+    (pass) => pass.promptIds.length + pass.chunkEnd - pass.chunkStart,
+  );
+  return Math.max(...lengths);
+}
+
+class Ingestion {
+  readonly #dependencies: IngestDependencies;
+  readonly #call: IngestCall;
+  readonly #document: TokenizedDocument;
+  readonly #cache: DenseCache;
+  /** The model's own time so far, milliseconds. */
+  #computeMs = 0;
+
+  constructor(
+    dependencies: IngestDependencies,
+    call: IngestCall,
+    { document, cache }: { readonly document: TokenizedDocument; readonly cache: DenseCache },
+  ) {
+    this.#dependencies = dependencies;
+    this.#call = call;
+    this.#document = document;
+    this.#cache = cache;
+  }
+
+  /** @returns the model's time, milliseconds */
+  async prefill(): Promise<number> {
+    const { prefixIds, documentIds } = this.#document;
+    const ids = concatenate(prefixIds, documentIds);
+    await this.#slices('prefill', ids, { done: 0, total: ids.length }, (slice) =>
+      this.#dependencies.runtime.prefill(this.#cache, slice),
+    );
+    return this.#computeMs;
+  }
+
+  async score(): Promise<{ readonly kept: KeptPairs; readonly scoreMs: number }> {
+    const { method, plan, compression } = this.#document;
+    const startMs = this.#computeMs;
+    const passed = { done: 0, total: plan.documentIds.length };
+    const access: ScoringAccess = {
+      ...plan,
+      documentKeys: (head) => this.#cache.keys(head, plan.prefixTokens, this.#rows()),
+      reconstruct: async (pass) => {
+        const scores = await this.#reconstruct(pass, passed);
+        passed.done += pass.chunkEnd - pass.chunkStart;
+        return scores;
+      },
+    };
+    const scores = await method.score(access);
+    const budget = resolveBudget(compression.budget);
+    const kept = budget.select(scores, plan.layout, compression.keepRatio);
+    return { kept, scoreMs: this.#computeMs - startMs };
+  }
+
+  /** One reconstruction pass, cut into slices; its pairs are forgotten afterwards. */
+  async #reconstruct(
+    pass: ReconstructionPass,
+    passed: { readonly done: number; readonly total: number },
+  ): Promise<Float32Array> {
+    const { plan } = this.#document;
+    const chunk = plan.documentIds.subarray(pass.chunkStart, pass.chunkEnd);
+    const scores = new Float32Array(headCount(plan.layout) * chunk.length);
+    const passStart = this.#rows();
+    const ids = concatenate(pass.promptIds, chunk);
+    await this.#slices('score', ids, passed, (slice) => {
+      this.#dependencies.runtime.score(this.#cache, {
+        ids: slice,
+        sinkEnd: plan.prefixTokens,
+        chunkStart: plan.prefixTokens + pass.chunkStart,
+        chunkEnd: plan.prefixTokens + pass.chunkEnd,
+        passStart,
+        scores,
+        predict: false,
+      });
+    });
+    this.#cache.truncate(passStart);
+    return scores;
+  }
+
+  persist(
+    kept: KeptPairs,
+    timings: (nowMs: number) => ContextRecord['timings'],
+  ): Promise<StoredContext> {
+    const { clock, store } = this.#dependencies;
+    const { request, signal, onProgress } = this.#call;
+    const { prefixIds, documentIds, plan, compression } = this.#document;
+    const precision = resolvePrecision(compression.precision);
+    const { headDim } = plan.layout;
+    const pairs = new RankedPairs(this.#cache, {
+      kept,
+      prefixTokens: plan.prefixTokens,
+      headDim,
+      precision,
+    });
+    const createdAtMs = clock.nowMs();
+    const heads = headCount(plan.layout);
+    return store.write(
+      {
+        record: this.#record(kept, createdAtMs),
+        timings: () => timings(clock.monotonicMs()),
+        usage: { ...request.usage, lastUsedAtMs: createdAtMs },
+        prefixIds,
+        documentIds,
+        encodedBytes: (rows) => precision.encodedBytes(rows, headDim),
+        pairs: (head) => {
+          onProgress({ phase: 'persist', done: head + 1, total: heads });
+          return pairs.encode(head);
+        },
+        ranking: (head) => pairs.ranking(head),
+      },
+      signal,
+    );
+  }
+
+  #record(kept: KeptPairs, createdAtMs: number): Omit<ContextRecord, 'timings'> {
+    const { request } = this.#call;
+    const { checkpoint } = this.#dependencies;
+    const { id, plan, compression, method, chunkTokens } = this.#document;
+    const bytes = Buffer.from(request.document, 'utf8');
+    return {
+      id,
+      tenant: request.tenant,
+      model: { id: checkpoint.id, fingerprint: checkpoint.fingerprint },
+      document: {
+        bytes: bytes.length,
+        tokens: plan.documentIds.length,
+        sha256: createHash('sha256').update(bytes).digest('hex'),
+      },
+      compression,
+      methodVersion: method.version,
+      chunkTokens,
+      fidelity: null,
+      layout: plan.layout,
+      prefixTokens: plan.prefixTokens,
+      pairCounts: Array.from(kept.counts, (count) => plan.prefixTokens + count),
+      createdAtMs,
+    };
+  }
+
+  /** Rows of prefix and document: where reconstruction passes start. */
+  #rows(): number {
+    return this.#document.plan.prefixTokens + this.#document.documentIds.length;
+  }
+
+  /** Runs `work` on one slice of `ids` after another, each in its turn of the device. */
+  async #slices(
+    phase: IngestProgress['phase'],
+    ids: Int32Array,
+    { done, total }: { readonly done: number; readonly total: number },
+    work: (slice: Int32Array) => void,
+  ): Promise<void> {
+    const { turns, clock, sliceTokens } = this.#dependencies;
+    const { signal, onProgress } = this.#call;
+    for (let start = 0; start < ids.length; start += sliceTokens) {
+      const slice = ids.subarray(start, start + sliceTokens);
+      await turns.run(
+        'ingest',
+        () => {
+          const startMs = clock.monotonicMs();
+          work(slice);
+          this.#computeMs += clock.monotonicMs() - startMs;
+        },
+        signal,
+      );
+      onProgress({ phase, done: Math.min(total, done + start + slice.length), total });
+    }
+  }
+}
+
+function concatenate(first: Int32Array, second: Int32Array): Int32Array {
+  const ids = new Int32Array(first.length + second.length);
+  ids.set(first);
+  ids.set(second, first.length);
+  return ids;
+}

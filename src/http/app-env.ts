@@ -1,0 +1,28 @@
+import type { OpenAPIHono } from '@hono/zod-openapi';
+import type { Clock } from '../core/clock.ts';
+import type { Logger } from '../observability/logger.ts';
+import type { Metrics } from '../observability/metrics.ts';
+import type { Service } from '../service/service.ts';
+import type { HttpLimits } from './limits.ts';
+
+/** What middleware leaves for handlers. */
+export interface AppEnv {
+  Variables: {
+    requestId: string;
+    /** When the request arrived, `Clock.monotonicMs`. */
+    arrivedAtMs: number;
+    /** The code of the problem that was answered, if one was. */
+    problemCode?: string;
+  };
+}
+
+export type App = OpenAPIHono<AppEnv>;
+
+/** What the HTTP layer is made of. */
+export interface AppDeps {
+  readonly service: Service;
+  readonly limits: HttpLimits;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}

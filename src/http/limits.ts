@@ -1,0 +1,13 @@
+/** Bounds and intervals of the HTTP layer. */
+export interface HttpLimits {
+  /** Largest request body, bytes; enforced while it arrives. */
+  readonly maxBodyBytes: number;
+  /** Time between comments that keep an idle event stream open through proxies. */
+  readonly heartbeatMs: number;
+}
+
+/** 10 MiB is the contract's; proxies commonly close streams that are silent for 30 to 60 seconds. */
+export const defaultHttpLimits: HttpLimits = {
+  maxBodyBytes: 10 * 2 ** 20,
+  heartbeatMs: 15_000,
+};

@@ -1,0 +1,75 @@
+import type { Context } from 'hono';
+import { HTTPException } from 'hono/http-exception';
+import { errorTable, ReadonceError, type ErrorCode } from '../core/errors.ts';
+import type { AppEnv } from './app-env.ts';
+import { problemSchema, type Problem } from './schemas/problem.ts';
+
+export const problemMediaType = 'application/problem+json';
+
+/** The problem (RFC 9457) that tells a client of an error. */
+export function problemOf(
+  error: ReadonceError,
+  request: { readonly instance: string; readonly requestId: string },
+): Problem {
+  const { title, status } = errorTable[error.code];
+  const errors = fieldErrors(error);
+  return {
+    type: `urn:readonce:error:${error.code}`,
+    title,
+    status,
+    detail: error.message,
+    instance: request.instance,
+    code: error.code,
+    requestId: request.requestId,
+    ...(errors.length === 0 ? {} : { errors }),
+  };
+}
+
+/** A problem as the response to the request at hand. */
+export function problemResponse(c: Context<AppEnv>, error: ReadonceError): Response {
+  const problem = problemOf(error, { instance: c.req.path, requestId: c.var.requestId });
+  c.set('problemCode', error.code);
+  if (error.retryAfterSeconds !== undefined) {
+    c.header('Retry-After', String(Math.ceil(error.retryAfterSeconds)));
+  }
+  return c.body(JSON.stringify(problem), errorTable[error.code].status, {
+    'Content-Type': problemMediaType,
+  });
+}
+
+/**
+ * What a client is told of a thrown value. What is no error of ours is a defect: the client gets no
+ * internals, the log (by the request id) has them.
+ */
+export function clientError(thrown: unknown): ReadonceError {
+  if (thrown instanceof ReadonceError) return thrown;
+  if (thrown instanceof HTTPException && thrown.status < 500) return frameworkError(thrown);
+  return new ReadonceError(
+    'internal',
+    'Something went wrong on our side. The server log has more under this request id.',
+    { cause: thrown },
+  );
+}
+
+/** Statuses that the framework's validators refuse with. */
+const frameworkCodes: ReadonlyMap<number, ErrorCode> = new Map([
+  [413, 'payload_too_large'],
+  [415, 'unsupported_media_type'],
+]);
+
+function frameworkError(exception: HTTPException): ReadonceError {
+  const code = frameworkCodes.get(exception.status) ?? 'invalid_argument';
+  const message =
+    exception.status === 400
+      ? 'Expected a JSON text (RFC 8259) for the body but got something else.'
+      : exception.message;
+  return new ReadonceError(code, message, { cause: exception });
+}
+
+function fieldErrors(error: ReadonceError): NonNullable<Problem['errors']> {
+  const { errors, path } = error.details;
+  const listed = problemSchema.shape.errors.safeParse(errors);
+  if (listed.success && listed.data !== undefined) return listed.data;
+  if (typeof path === 'string') return [{ path, message: error.message }];
+  return [];
+}

@@ -1,0 +1,57 @@
+import { z } from '@hono/zod-openapi';
+import { errorTable, type ErrorCode } from '../../core/errors.ts';
+
+const codes: readonly string[] = Object.keys(errorTable);
+
+export const problemSchema = z
+  .object({
+    type: z.string().openapi({ description: 'A URN that names the code.' }),
+    title: z.string().openapi({ description: 'The code in words.' }),
+    status: z.number().int().openapi({ description: 'The HTTP status.' }),
+    detail: z.string().openapi({ description: 'What was expected, what came, what to do.' }),
+    instance: z.string().openapi({ description: 'The path of the request.' }),
+    code: z.enum(codes).openapi({ description: 'Stable; docs/errors.md explains each.' }),
+    requestId: z.string().openapi({ description: 'As in the header X-Request-Id and the log.' }),
+    errors: z
+      .array(z.object({ path: z.string(), message: z.string() }))
+      .optional()
+      .openapi({ description: 'The fields that were refused.' }),
+  })
+  .openapi('Problem', {
+    description: 'An error, as RFC 9457 has it.',
+    example: {
+      type: 'urn:readonce:error:invalid_argument',
+      title: 'Invalid argument',
+      status: 400,
+      detail: 'Expected a number above 0 and at most 1 for compression.keepRatio but got 2.',
+      instance: '/contexts',
+      code: 'invalid_argument',
+      requestId: 'req_4f0c2d6e8a1b4c3d9e5f60718293a4b5',
+      errors: [
+        {
+          path: 'compression.keepRatio',
+          message: 'Expected a number above 0 and at most 1 for compression.keepRatio but got 2.',
+        },
+      ],
+    },
+  });
+
+export type Problem = z.infer<typeof problemSchema>;
+
+/** The error responses of a route, one for each status its codes have. */
+export function problems(...errorCodes: readonly ErrorCode[]) {
+  const byStatus = new Map<number, ErrorCode[]>();
+  for (const code of [...errorCodes, 'internal'] as const) {
+    const { status } = errorTable[code];
+    byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
+  }
+  return Object.fromEntries(
+    [...byStatus].map(([status, group]) => [
+      status,
+      {
+        description: group.map((code) => `\`${code}\``).join(', '),
+        content: { 'application/problem+json': { schema: problemSchema } },
+      },
+    ]),
+  );
+}

@@ -1,0 +1,94 @@
+import { z } from '@hono/zod-openapi';
+import { flag, fraction, integer, number, text, word } from './fields.ts';
+
+/** Longer than any model's window, which is the bound that counts (`context_too_long`). */
+const maxAnswerTokens = 2 ** 20;
+const maxStops = 16;
+const maxStopLength = 256;
+/** Seeds are unsigned 32-bit integers. */
+const maxSeed = 2 ** 32 - 1;
+const maxTopK = 2 ** 31 - 1;
+
+export const queryBody = z
+  .strictObject(
+    {
+      query: text({ min: 1 }).optional().openapi({
+        description: 'The question; white space at both ends is dropped.',
+        example: 'Who signed the lease?',
+      }),
+      messages: z.unknown().optional().openapi({
+        description: 'Several turns: not built yet, refused as `unsupported`.',
+      }),
+      maxTokens: integer(1, maxAnswerTokens).optional().openapi({
+        description: 'Most tokens of the answer.',
+        default: 128,
+      }),
+      temperature: number(0, 2).optional().openapi({
+        description: '0 is greedy: the likeliest token each time.',
+        default: 0,
+      }),
+      topP: fraction().optional().openapi({
+        description: 'Draw from the likeliest tokens that together have this probability.',
+        default: 1,
+      }),
+      topK: integer(0, maxTopK).optional().openapi({
+        description: 'Draw from this many likeliest tokens; 0: from all.',
+        default: 0,
+      }),
+      seed: integer(0, maxSeed).optional().openapi({
+        description: 'The same seed draws the same answer; left out: a random one.',
+      }),
+      stop: z
+        .array(text({ min: 1, max: maxStopLength }), {
+          error: `an array of up to ${maxStops} texts`,
+        })
+        .max(maxStops, { error: `an array of up to ${maxStops} texts` })
+        .optional()
+        .openapi({ description: 'The answer ends before any of these.', example: ['\n\n'] }),
+      keepRatio: fraction().optional().openapi({
+        description: 'Use less of the stored cache than was kept; never more.',
+        example: 0.2,
+      }),
+      stream: flag()
+        .optional()
+        .openapi({ description: 'Answer with server-sent events.', default: false }),
+    },
+    { error: 'a JSON object' },
+  )
+  .openapi('Query');
+
+const count = () => z.number().int().min(0);
+const durationMs = () => z.number().min(0);
+
+export const answerSchema = z
+  .object({
+    id: z.string().openapi({ example: 'ans_5d1c0b9e8f7a6d5c4b3a291807f6e5d4' }),
+    object: word('answer'),
+    contextId: z.string(),
+    answer: z.string().openapi({ example: 'Ada Lovelace signed the lease.' }),
+    finishReason: z.enum(['stop', 'length', 'cancelled']),
+    usage: z.object({
+      contextTokens: count(),
+      queryTokens: count().openapi({ description: 'The question with the template around it.' }),
+      completionTokens: count().openapi({ description: 'Without the end token.' }),
+      prefilledTokens: count().openapi({
+        description: "Tokens whose KV pairs were computed for this request: never the document's.",
+      }),
+    }),
+    cache: z.object({
+      source: z.enum(['device', 'host', 'disk']).openapi({ description: 'Where it was found.' }),
+      keepRatio: z.number(),
+      pairs: count(),
+      bytes: count(),
+    }),
+    timings: z
+      .object({
+        queueMs: durationMs(),
+        loadMs: durationMs(),
+        firstTokenMs: durationMs(),
+        totalMs: durationMs(),
+        tokensPerSecond: z.number().min(0),
+      })
+      .openapi({ description: "Counted from the request's arrival." }),
+  })
+  .openapi('Answer');

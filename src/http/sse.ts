@@ -1,0 +1,49 @@
+import type { Context } from 'hono';
+import { streamSSE } from 'hono/streaming';
+import { asReadonceError, type ReadonceError } from '../core/errors.ts';
+import type { AppEnv } from './app-env.ts';
+import { clientError, problemOf } from './problem.ts';
+
+/** A server-sent event; `data` is sent as JSON. */
+export interface ServerEvent {
+  readonly event: string;
+  readonly data: unknown;
+}
+
+export interface EventStreamOptions {
+  readonly heartbeatMs: number;
+  onError(error: ReadonceError): void;
+}
+
+/**
+ * Answers with an event stream. The response begins when the first event is there, so that an error
+ * before it is an ordinary problem (thrown); a later one becomes an `error` event. Comments keep an
+ * idle stream open. The source must end when the request's signal aborts.
+ */
+export async function eventStream(
+  c: Context<AppEnv>,
+  source: AsyncIterator<ServerEvent, undefined>,
+  options: EventStreamOptions,
+): Promise<Response> {
+  let next = await source.next();
+  const request = { instance: c.req.path, requestId: c.var.requestId };
+  return streamSSE(c, async (stream) => {
+    const heartbeat = setInterval(() => void stream.write(': heartbeat\n\n'), options.heartbeatMs);
+    try {
+      while (!next.done) {
+        await stream.writeSSE(encode(next.value));
+        next = await source.next();
+      }
+    } catch (thrown) {
+      const error = clientError(thrown);
+      options.onError(asReadonceError(thrown));
+      await stream.writeSSE(encode({ event: 'error', data: problemOf(error, request) }));
+    } finally {
+      clearInterval(heartbeat);
+    }
+  });
+}
+
+function encode({ event, data }: ServerEvent): { readonly event: string; readonly data: string } {
+  return { event, data: JSON.stringify(data) };
+}

@@ -1,0 +1,96 @@
+import { readdir, stat } from 'node:fs/promises';
+import { basename, join, resolve } from 'node:path';
+import { ReadonceError } from '../core/errors.ts';
+import { BpeTokenizer } from './bpe-tokenizer.ts';
+import { createPromptTemplate } from './chat-template.ts';
+import type { Checkpoint } from './checkpoint.ts';
+import { embeddedFolder, embeddedModels } from './embedded.ts';
+import { modelFingerprint, weightsDigest } from './fingerprint.ts';
+import { readGguf } from './gguf.ts';
+import { downloadCheckpoint, isHubId } from './hub.ts';
+import { isHfFolder, readHfFolder } from './hf-folder.ts';
+import type { ModelLog } from './log.ts';
+import type { CheckpointSource } from './source.ts';
+import { openWeights } from './weights.ts';
+
+export interface LoadOptions {
+  /**
+   * An embedded model (`reader`, `reader-mini`), a folder (Hugging Face's layout, or one that holds one
+   * GGUF file), a GGUF file, or `owner/name` of the Hugging Face hub, which is downloaded once.
+   */
+  readonly model: string;
+  /** For converted weights and downloads; outside the store. */
+  readonly cacheFolder: string;
+  readonly log?: ModelLog | undefined;
+}
+
+const ggufEnding = '.gguf';
+
+/**
+ * Reads a model: config, tokenizer, chat template, and where its weights lie. Weights that are not
+ * float32 are converted on the first call (see `openWeights`). Cost: one pass over the weight files
+ * for their hash and one over converted ones for their checksum.
+ * @throws ReadonceError `invalid_argument` if `model` names nothing or its files are malformed,
+ * `unsupported` for what is not built, `storage_full` if converted weights find no room
+ */
+export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> {
+  const { model, cacheFolder, log } = options;
+  const path = await locate(options);
+  const source = await readSource(path, model);
+  const tokenizer = new BpeTokenizer(source.tokenizer);
+  checkTokenIds(source, tokenizer);
+  const template = createPromptTemplate(source.template, tokenizer);
+  const digest = await weightsDigest(source.weightFiles);
+  const tensors = await openWeights({ tensors: source.tensors, digest, cacheFolder, log });
+  return {
+    id: embeddedModels.has(model) ? model : basename(path, ggufEnding),
+    description: embeddedModels.get(model) ?? describe(source),
+    fingerprint: modelFingerprint(source, digest),
+    config: source.config,
+    tensors,
+    tokenizer,
+    template,
+  };
+}
+
+/** The folder or file of a model; downloads it if it is one of the hub's. */
+async function locate({ model, cacheFolder, log }: LoadOptions): Promise<string> {
+  if (embeddedModels.has(model)) return embeddedFolder(model);
+  const path = resolve(model);
+  const isLocal = (await stat(path).catch(() => undefined)) !== undefined;
+  if (isLocal || !isHubId(model)) return path;
+  return downloadCheckpoint({ id: model, cacheFolder, log });
+}
+
+async function readSource(path: string, model: string): Promise<CheckpointSource> {
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isFile() === true && path.endsWith(ggufEnding)) return readGguf(path);
+  if (found?.isDirectory() === true) {
+    if (await isHfFolder(path)) return readHfFolder(path);
+    const files = (await readdir(path)).filter((name) => name.endsWith(ggufEnding));
+    const [only] = files;
+    if (only !== undefined && files.length === 1) return readGguf(join(path, only));
+  }
+  throw new ReadonceError(
+    'invalid_argument',
+    `Expected for the model one of: an embedded model (${[...embeddedModels.keys()].join(', ')}), ` +
+      'a folder with model.safetensors (or its index) or exactly one GGUF file, a .gguf file, ' +
+      'or the owner/name of a model of the Hugging Face hub; ' +
+      `but got ${model}`,
+  );
+}
+
+function checkTokenIds(source: CheckpointSource, tokenizer: BpeTokenizer): void {
+  const { vocabSize, endTokenIds } = source.config;
+  const most = Math.max(tokenizer.idCount - 1, ...endTokenIds);
+  if (most < vocabSize) return;
+  throw new ReadonceError(
+    'invalid_argument',
+    `Expected token ids below the vocabulary size ${vocabSize} but got ${most}`,
+  );
+}
+
+function describe({ config }: CheckpointSource): string {
+  const { family, layers, hiddenSize, contextLength } = config;
+  return `${family}, ${layers} layers of ${hiddenSize}, ${contextLength} tokens`;
+}

@@ -1,0 +1,235 @@
+import { assert, defined } from '../../core/assert.ts';
+import { headCount } from '../../core/kv-layout.ts';
+import type { KvLayout } from '../../core/kv-layout.ts';
+import type { DenseCache, RaggedCache } from '../runtime.ts';
+
+/** One head's pairs as attention reads them, `[rows, headDim]` each. */
+export interface HeadRows {
+  readonly keys: Float64Array;
+  readonly values: Float64Array;
+  /** Rows before the first appendable one: a ragged cache's context rows. */
+  readonly contextRows: number;
+}
+
+/** What the decoder asks of a cache. */
+export interface DecoderCache {
+  /** Where new pairs go. */
+  readonly tail: KvTail;
+  /** The head's context rows and its tail, rows written but not yet counted included. */
+  rows(head: number): HeadRows;
+}
+
+/**
+ * Rows that are appended in place, float64, of one length for all heads. Those of a forward call are
+ * written layer by layer, and counted by `commit` once every layer has written them.
+ */
+export class KvTail {
+  readonly #layout: KvLayout;
+  readonly #keys: Float64Array[];
+  readonly #values: Float64Array[];
+  #capacity: number;
+  #length = 0;
+
+  constructor(layout: KvLayout, capacity: number) {
+    assert(Number.isInteger(capacity) && capacity >= 0, `bad cache capacity ${capacity}`);
+    this.#layout = layout;
+    this.#capacity = capacity;
+    const allocate = () =>
+      Array.from({ length: headCount(layout) }, () => new Float64Array(capacity * layout.headDim));
+    this.#keys = allocate();
+    this.#values = allocate();
+  }
+
+  get capacity(): number {
+    return this.#capacity;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Bytes held. */
+  get sizeBytes(): number {
+    return this.#keys.length * 2 * this.#capacity * this.#layout.headDim * 8;
+  }
+
+  keys(head: number): Float64Array {
+    return defined(this.#keys[head], `head ${head}`);
+  }
+
+  values(head: number): Float64Array {
+    return defined(this.#values[head], `head ${head}`);
+  }
+
+  /** Writes `key` and `value` (`[headDim]`) `offset` rows behind the last counted row. */
+  write(head: number, offset: number, pair: { key: Float64Array; value: Float64Array }): void {
+    const start = (this.#length + offset) * this.#layout.headDim;
+    this.keys(head).set(pair.key, start);
+    this.values(head).set(pair.value, start);
+  }
+
+  /** Counts `rows` written rows. */
+  commit(rows: number): void {
+    this.assertRoom(rows);
+    this.#length += rows;
+  }
+
+  assertRoom(rows: number): void {
+    assert(
+      this.#length + rows <= this.#capacity,
+      `cache overflow: ${this.#length} + ${rows} rows exceed the capacity ${this.#capacity}`,
+    );
+  }
+
+  truncate(length: number): void {
+    assert(
+      Number.isInteger(length) && length >= 0 && length <= this.#length,
+      `cannot truncate ${this.#length} rows to ${length}`,
+    );
+    this.#length = length;
+  }
+
+  reserve(capacity: number): void {
+    if (capacity <= this.#capacity) return;
+    const grow = (rows: Float64Array): Float64Array => {
+      const grown = new Float64Array(capacity * this.#layout.headDim);
+      grown.set(rows);
+      return grown;
+    };
+    for (let head = 0; head < this.#keys.length; head++) {
+      this.#keys[head] = grow(this.keys(head));
+      this.#values[head] = grow(this.values(head));
+    }
+    this.#capacity = capacity;
+  }
+
+  /** Frees the rows; the cache must not be used any more. Idempotent. */
+  close(): void {
+    this.#keys.length = 0;
+    this.#values.length = 0;
+    this.#capacity = 0;
+    this.#length = 0;
+  }
+}
+
+/** A dense cache is a tail without context rows. */
+export class ReferenceDenseCache implements DenseCache, DecoderCache {
+  readonly tail: KvTail;
+  readonly #headDim: number;
+
+  constructor(layout: KvLayout, capacity: number) {
+    this.tail = new KvTail(layout, capacity);
+    this.#headDim = layout.headDim;
+  }
+
+  get capacity(): number {
+    return this.tail.capacity;
+  }
+
+  get length(): number {
+    return this.tail.length;
+  }
+
+  truncate(length: number): void {
+    this.tail.truncate(length);
+  }
+
+  rows(head: number): HeadRows {
+    return { keys: this.tail.keys(head), values: this.tail.values(head), contextRows: 0 };
+  }
+
+  keys(head: number, start: number, end: number): Float32Array {
+    return this.#narrow(this.tail.keys(head), start, end);
+  }
+
+  values(head: number, start: number, end: number): Float32Array {
+    return this.#narrow(this.tail.values(head), start, end);
+  }
+
+  #narrow(rows: Float64Array, start: number, end: number): Float32Array {
+    assert(
+      start >= 0 && start <= end && end <= this.length,
+      `expected rows within [0, ${this.length}) but got [${start}, ${end})`,
+    );
+    return new Float32Array(rows.subarray(start * this.#headDim, end * this.#headDim));
+  }
+
+  close(): void {
+    this.tail.close();
+  }
+}
+
+/**
+ * Context rows are float32, because the loader fills them through `keys()` and `values()` and no
+ * stored precision holds more; the tail, which the runtime computes itself, is float64.
+ */
+export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
+  readonly lengths: Uint32Array;
+  readonly tail: KvTail;
+  readonly #keys: Float32Array[];
+  readonly #values: Float32Array[];
+
+  constructor(layout: KvLayout, lengths: Uint32Array, tailCapacity: number) {
+    assert(
+      lengths.length === headCount(layout),
+      `expected ${headCount(layout)} head lengths but got ${lengths.length}`,
+    );
+    this.lengths = lengths.slice();
+    this.tail = new KvTail(layout, tailCapacity);
+    const allocate = () =>
+      Array.from(this.lengths, (length) => new Float32Array(length * layout.headDim));
+    this.#keys = allocate();
+    this.#values = allocate();
+  }
+
+  get tailLength(): number {
+    return this.tail.length;
+  }
+
+  get tailCapacity(): number {
+    return this.tail.capacity;
+  }
+
+  get sizeBytes(): number {
+    const contextBytes = (rows: readonly Float32Array[]): number =>
+      rows.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    return contextBytes(this.#keys) + contextBytes(this.#values) + this.tail.sizeBytes;
+  }
+
+  keys(head: number): Float32Array {
+    return defined(this.#keys[head], `head ${head}`);
+  }
+
+  values(head: number): Float32Array {
+    return defined(this.#values[head], `head ${head}`);
+  }
+
+  rows(head: number): HeadRows {
+    return {
+      keys: concatenate(this.keys(head), this.tail.keys(head)),
+      values: concatenate(this.values(head), this.tail.values(head)),
+      contextRows: defined(this.lengths[head], `head ${head}`),
+    };
+  }
+
+  truncateTail(length: number): void {
+    this.tail.truncate(length);
+  }
+
+  reserveTail(capacity: number): void {
+    this.tail.reserve(capacity);
+  }
+
+  close(): void {
+    this.#keys.length = 0;
+    this.#values.length = 0;
+    this.tail.close();
+  }
+}
+
+function concatenate(context: Float32Array, tail: Float64Array): Float64Array {
+  const rows = new Float64Array(context.length + tail.length);
+  rows.set(context);
+  rows.set(tail, context.length);
+  return rows;
+}

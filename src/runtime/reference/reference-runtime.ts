@@ -1,0 +1,97 @@
+import { argmax } from '../../core/argmax.ts';
+import { assert, defined } from '../../core/assert.ts';
+import { kvLayout } from '../../model/config.ts';
+import type { DenseCache, RaggedCache, RaggedSlot, Runtime, ScoreSlice } from '../runtime.ts';
+import { ReferenceDenseCache, ReferenceRaggedCache } from './caches.ts';
+import { createDecoder } from './decoder.ts';
+import type { Decoder } from './decoder.ts';
+import { checkSlice, raiseScores } from './score.ts';
+import type { ReferenceModel } from './weights.ts';
+
+export type { ReferenceModel } from './weights.ts';
+
+export interface ReferenceOptions {
+  /**
+   * Run only the first layers, final norm and LM head behind them, so that a model too large to run
+   * whole in float64 can be checked in part. Default: all.
+   */
+  readonly layers?: number;
+}
+
+/**
+ * The oracle: the decoder in plain TypeScript and float64, slow and obvious. Results are handed out
+ * as float32. About 8 bytes of memory a parameter and 10^9 multiplications a second.
+ * @throws ReadonceError `invalid_argument` when tensors are missing or of another size than the
+ * config says.
+ */
+export function createReferenceRuntime(
+  model: ReferenceModel,
+  options: ReferenceOptions = {},
+): Runtime {
+  const layers = options.layers ?? model.config.layers;
+  assert(
+    Number.isInteger(layers) && layers >= 1 && layers <= model.config.layers,
+    `expected 1 to ${model.config.layers} layers but got ${layers}`,
+  );
+  const config = { ...model.config, layers };
+  const layout = kvLayout(config);
+  const decoder = createDecoder({ config, tensors: model.tensors });
+  return {
+    name: 'reference',
+    config,
+    layout,
+    createDense: (capacity) => new ReferenceDenseCache(layout, capacity),
+    createRagged: (lengths, tailCapacity) =>
+      new ReferenceRaggedCache(layout, lengths, tailCapacity),
+    prefill: (cache, ids) => {
+      decoder.run({ ids, startPosition: cache.length, cache: ownDense(cache) });
+    },
+    score: (cache, slice) => {
+      checkSlice(slice, layout, cache.length);
+      const dense = ownDense(cache);
+      const hidden = decoder.run({
+        ids: slice.ids,
+        startPosition: cache.length,
+        cache: dense,
+        observe: (layer, queries) => {
+          raiseScores(queries, { layer, layout, slice, tail: dense.tail });
+        },
+      });
+      return slice.predict ? predictions(decoder, hidden, slice) : new Int32Array(0);
+    },
+    forward: (slots) => {
+      const caches = slots.map((slot) => ownRagged(slot.cache));
+      assert(new Set(caches).size === slots.length, 'expected a cache of its own for every slot');
+      return slots.map((slot, i) =>
+        forwardSlot(decoder, slot, defined(caches[i], 'the cache of a slot')),
+      );
+    },
+    close: () => {},
+  };
+}
+
+function predictions(decoder: Decoder, hidden: Float64Array, { ids }: ScoreSlice): Int32Array {
+  const logits = decoder.logits(hidden);
+  const vocabSize = logits.length / ids.length;
+  return ids.map((_, token) => argmax(logits, token * vocabSize, (token + 1) * vocabSize));
+}
+
+function forwardSlot(
+  decoder: Decoder,
+  { ids, startPosition }: RaggedSlot,
+  cache: ReferenceRaggedCache,
+): Float32Array {
+  const hidden = decoder.run({ ids, startPosition, cache });
+  const hiddenSize = hidden.length / ids.length;
+  return new Float32Array(decoder.logits(hidden.subarray(-hiddenSize)));
+}
+
+function ownDense(cache: DenseCache): ReferenceDenseCache {
+  assert(cache instanceof ReferenceDenseCache, 'expected a cache of the reference runtime');
+  return cache;
+}
+
+function ownRagged(cache: RaggedCache): ReferenceRaggedCache {
+  assert(cache instanceof ReferenceRaggedCache, 'expected a cache of the reference runtime');
+  return cache;
+}

@@ -1,0 +1,29 @@
+/** Bounds on what the service holds at once. Past a bound, requests are refused as `overloaded`. */
+export interface ServiceLimits {
+  /** Ingestions running or queued. Each holds its document in memory until it is done. */
+  readonly maxQueuedIngests: number;
+  /** Documents being identified (tokenised and looked up) at once. */
+  readonly maxIdentifies: number;
+  /** Queries running or queued. */
+  readonly maxQueuedQueries: number;
+  /** Open event streams. */
+  readonly maxEventStreams: number;
+  /** Progress events waiting for a slow reader of an event stream; later ones are dropped. */
+  readonly maxBufferedEvents: number;
+  /** Failed ingestions remembered; the oldest are forgotten. */
+  readonly maxFailedContexts: number;
+}
+
+/**
+ * 64 documents of the largest body (10 MiB) are two thirds of a GiB, and documents that fit an embedded
+ * model's window are a hundred times smaller. Queries and streams are small: their bounds only keep
+ * waiting times sensible.
+ */
+export const defaultServiceLimits: ServiceLimits = {
+  maxQueuedIngests: 64,
+  maxIdentifies: 32,
+  maxQueuedQueries: 256,
+  maxEventStreams: 256,
+  maxBufferedEvents: 64,
+  maxFailedContexts: 1000,
+};

@@ -1,0 +1,184 @@
+import { createHash } from 'node:crypto';
+import type { ContextUsage, StoredContext } from '../core/context.ts';
+import { ReadonceError } from '../core/errors.ts';
+import type { IdentifyRequest, Identified } from '../engine/protocol.ts';
+import { Admission } from './admission.ts';
+import { resolveCompression, type CompressionRequest } from './compression.ts';
+import { pendingView, readyView, type ContextView, type PendingContext } from './context-view.ts';
+import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { Ingestion } from './ingestion.ts';
+import type { Ingestions } from './ingestions.ts';
+import { invalidArgument } from './invalid-argument.ts';
+import { hasExpired, usageChange, type UsageRequest } from './usage-change.ts';
+
+/** Times a PUT starts over because the context changed under its hands. */
+const maxAttempts = 4;
+
+export interface PutInput extends UsageRequest {
+  /** As the client sent it; trimmed here. */
+  readonly document: string;
+  readonly instructions: string | undefined;
+  readonly compression: CompressionRequest;
+}
+
+export interface PutOptions {
+  /** False: answer as soon as the id is known. */
+  readonly wait: boolean;
+  /** Stops identifying the document; ingestion goes on, since it is useful work. */
+  readonly signal: AbortSignal;
+}
+
+export interface PutResult {
+  /** `created`: this request ingested it. `accepted`: it is being ingested. */
+  readonly outcome: 'created' | 'reused' | 'accepted';
+  readonly context: ContextView;
+}
+
+/** One attempt: undefined if the context changed meanwhile and the PUT must start over. */
+type Attempt = PutResult | undefined;
+
+/** The use case behind `PUT /contexts`: one ingestion for an id, however many ask for it. */
+export class PutContext {
+  readonly #deps: ServiceDeps;
+  readonly #ingestions: Ingestions;
+  readonly #identifies: Admission;
+  readonly #places: Admission;
+
+  constructor(deps: ServiceDeps, ingestions: Ingestions) {
+    this.#deps = deps;
+    this.#ingestions = ingestions;
+    this.#identifies = new Admission('documents being identified', deps.limits.maxIdentifies);
+    this.#places = new Admission('queued ingestions', deps.limits.maxQueuedIngests);
+  }
+
+  /**
+   * Finds the document's context or ingests it.
+   * @throws ReadonceError `invalid_argument`, `unsupported`, `context_too_long`, `overloaded`,
+   *   `engine_unavailable`, `storage_full`, `conflict` (deleted while it was being ingested)
+   */
+  async put(input: PutInput, options: PutOptions): Promise<PutResult> {
+    const request = this.#identifyRequest(input);
+    for (let attempt = 1; attempt <= maxAttempts; attempt++) {
+      const identified = await this.#identifies.run(() =>
+        this.#deps.engine.identify(request, options.signal),
+      );
+      const change = usageChange(input, this.#deps.clock.nowMs());
+      const result =
+        identified.stored === undefined
+          ? await this.#joinOrStart(request, identified, { change, ...options })
+          : await this.#reuse(identified.stored, change);
+      if (result !== undefined) return result;
+    }
+    throw new ReadonceError(
+      'conflict',
+      'Expected the context to stay as it is while it was put but others kept changing it. ' +
+        'Try again.',
+      { retryAfterSeconds: 1 },
+    );
+  }
+
+  #identifyRequest(input: PutInput): IdentifyRequest {
+    const document = input.document.trim();
+    if (document === '') {
+      throw invalidArgument(
+        'document',
+        'Expected text for document but got nothing, or only white space.',
+      );
+    }
+    return {
+      tenant: onlyTenant,
+      document,
+      instructions: input.instructions === '' ? undefined : input.instructions,
+      compression: resolveCompression(input.compression, this.#deps.defaults),
+    };
+  }
+
+  /** Answers from what is stored. An expired context is revived. */
+  async #reuse(stored: StoredContext, change: Partial<ContextUsage>): Promise<Attempt> {
+    const nowMs = this.#deps.clock.nowMs();
+    const revival = hasExpired(stored.usage, nowMs) ? { expiresAtMs: null } : {};
+    const usage = { lastUsedAtMs: nowMs, ...revival, ...change };
+    const updated = await this.#deps.store.update(stored.record.id, usage);
+    if (updated === undefined) return undefined;
+    this.#deps.metrics.ingests.inc({ outcome: 'reused' });
+    return { outcome: 'reused', context: readyView(updated, true) };
+  }
+
+  async #joinOrStart(
+    request: IdentifyRequest,
+    identified: Identified,
+    { change, wait }: PutOptions & { readonly change: Partial<ContextUsage> },
+  ): Promise<Attempt> {
+    const running = this.#ingestions.running(identified.id);
+    if (running?.cancelled !== undefined) {
+      await running.settled();
+      return undefined;
+    }
+    if (running !== undefined) {
+      if (!running.changeUsage(change)) {
+        await running.settled();
+        return undefined;
+      }
+      this.#deps.metrics.ingests.inc({ outcome: 'joined' });
+      if (!wait) return accepted(running, true);
+      return { outcome: 'reused', context: readyView(await running.result, true) };
+    }
+    // It may have been stored since the engine looked: ask again rather than ingest twice.
+    if (this.#deps.store.get(identified.id) !== undefined) return undefined;
+    const started = this.#start(request, identified, change);
+    if (!wait) return accepted(started, false);
+    return { outcome: 'created', context: readyView(await started.result, false) };
+  }
+
+  #start(
+    request: IdentifyRequest,
+    identified: Identified,
+    change: Partial<ContextUsage>,
+  ): Ingestion {
+    const { engine, store } = this.#deps;
+    const leave = this.#places.enter();
+    const pending = this.#pendingContext(request, identified, change);
+    return this.#ingestions.start(pending, {
+      ingest: async (onProgress, signal) => {
+        try {
+          return await engine.ingest({ ...request, usage: pending.usage }, onProgress, signal);
+        } finally {
+          leave();
+        }
+      },
+      update: (late) => store.update(pending.id, late),
+    });
+  }
+
+  #pendingContext(
+    request: IdentifyRequest,
+    identified: Identified,
+    change: Partial<ContextUsage>,
+  ): PendingContext {
+    const { engine, clock } = this.#deps;
+    const createdAtMs = clock.nowMs();
+    const document = Buffer.from(request.document, 'utf8');
+    return {
+      id: identified.id,
+      model: { id: engine.info?.modelId ?? '', fingerprint: engine.info?.fingerprint ?? '' },
+      document: {
+        bytes: document.byteLength,
+        tokens: identified.documentTokens,
+        sha256: createHash('sha256').update(document).digest('hex'),
+      },
+      compression: request.compression,
+      usage: {
+        lastUsedAtMs: createdAtMs,
+        expiresAtMs: null,
+        pinned: false,
+        labels: {},
+        ...change,
+      },
+      createdAtMs,
+    };
+  }
+}
+
+function accepted(ingestion: Ingestion, reused: boolean): PutResult {
+  return { outcome: 'accepted', context: pendingView(ingestion.pending, 'ingesting', reused) };
+}

@@ -1,0 +1,120 @@
+import { ReadonceError } from '../core/errors.ts';
+import { scoringMethods } from '../compression/registry.ts';
+import { ContextLookup } from './context-lookup.ts';
+import { Contexts } from './contexts.ts';
+import type { ServiceDeps } from './deps.ts';
+import { Ingestions, type IngestionObserver } from './ingestions.ts';
+import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
+import { Queries } from './queries.ts';
+
+export interface MethodView {
+  readonly id: string;
+  readonly object: 'method';
+  readonly description: string;
+  readonly paper: string | null;
+  readonly keepsAll: boolean;
+  readonly default: boolean;
+}
+
+export interface ModelView {
+  readonly id: string;
+  readonly object: 'model';
+  readonly description: string;
+  readonly fingerprint: string;
+  readonly contextLength: number;
+  readonly device: string;
+  readonly default: boolean;
+}
+
+/** All use cases over one engine and one store. It closes neither. */
+export class Service {
+  readonly contexts: Contexts;
+  readonly queries: Queries;
+  readonly #deps: ServiceDeps;
+  readonly #ingestions: Ingestions;
+  readonly #put: PutContext;
+
+  constructor(deps: ServiceDeps) {
+    this.#deps = deps;
+    this.#ingestions = new Ingestions(deps.limits.maxFailedContexts, observer(deps));
+    const lookup = new ContextLookup(deps, this.#ingestions);
+    this.#put = new PutContext(deps, this.#ingestions);
+    this.contexts = new Contexts(deps, lookup, this.#ingestions);
+    this.queries = new Queries(deps, lookup);
+  }
+
+  /** See `PutContext.put`. */
+  put(input: PutInput, options: PutOptions): Promise<PutResult> {
+    return this.#put.put(input, options);
+  }
+
+  /** The scoring methods that are built. */
+  methods(): readonly MethodView[] {
+    return [...scoringMethods.values()].map((method) => ({
+      id: method.name,
+      object: 'method',
+      description: method.description,
+      paper: method.paper,
+      keepsAll: method.keepsAll,
+      default: method.name === this.#deps.defaults.method,
+    }));
+  }
+
+  /** The engine's model; empty until the engine has started once. */
+  models(): readonly ModelView[] {
+    const { info } = this.#deps.engine;
+    if (info === undefined) return [];
+    return [
+      {
+        id: info.modelId,
+        object: 'model',
+        description: info.modelDescription,
+        fingerprint: info.fingerprint,
+        contextLength: info.contextLength,
+        device: info.device,
+        default: true,
+      },
+    ];
+  }
+
+  /** @throws ReadonceError `engine_unavailable` unless documents and queries can be served */
+  checkReady(): void {
+    const { state } = this.#deps.engine;
+    if (state === 'ready') return;
+    throw new ReadonceError(
+      'engine_unavailable',
+      `Expected a running engine but it is ${state}. Stored contexts are safe; try again soon.`,
+      { retryAfterSeconds: 1 },
+    );
+  }
+
+  /** Stops ingestions and waits for them. Idempotent. */
+  async close(): Promise<void> {
+    await this.#ingestions.close(
+      new ReadonceError('engine_unavailable', 'The server is shutting down. Try again later.', {
+        retryAfterSeconds: 5,
+      }),
+    );
+  }
+}
+
+function observer({ metrics, logger }: ServiceDeps): IngestionObserver {
+  return {
+    onStarted: () => metrics.runningIngests.inc(),
+    onReady: ({ record }) => {
+      metrics.ingests.inc({ outcome: 'ingested' });
+      metrics.ingestSeconds.observe(record.timings.totalMs / 1000);
+      metrics.ingestedTokens.inc(record.document.tokens);
+      logger.info(
+        { contextId: record.id, tokens: record.document.tokens, timings: record.timings },
+        'context ingested',
+      );
+    },
+    onFailed: ({ pending, error }) => {
+      metrics.ingests.inc({ outcome: 'failed' });
+      logger.warn({ contextId: pending.id, code: error.code, err: error }, 'ingestion failed');
+    },
+    onCancelled: () => metrics.ingests.inc({ outcome: 'cancelled' }),
+    onSettled: () => metrics.runningIngests.dec(),
+  };
+}

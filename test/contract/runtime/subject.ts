@@ -1,0 +1,86 @@
+import { expect } from 'vitest';
+import { headCount } from '../../../src/core/kv-layout.ts';
+import { createRandom } from '../../../src/core/random.ts';
+import type { DenseCache, RaggedCache, Runtime } from '../../../src/runtime/runtime.ts';
+import { at } from '../../support/naive-decoder.ts';
+import type { naiveDecoder, NaiveHead } from '../../support/naive-decoder.ts';
+import type { TinyModel } from '../../support/tiny-model.ts';
+
+/** Largest absolute differences that a runtime may show against an exact computation. */
+export interface RuntimeTolerances {
+  /** Of logits, which are up to about 10 in the suite's models. */
+  readonly logits: number;
+  /** Of keys and values, up to about 10. */
+  readonly rows: number;
+  /** Of scores, which lie in [0, 1]. */
+  readonly scores: number;
+}
+
+/** A runtime under test, its model and its oracle. */
+export interface Subject {
+  readonly model: TinyModel;
+  readonly runtime: Runtime;
+  readonly naive: ReturnType<typeof naiveDecoder>;
+  readonly tolerances: RuntimeTolerances;
+}
+
+/** Reproducible token ids; another `seed` gives other tokens. */
+export function tokens({ model }: Subject, count: number, seed = 0): Int32Array {
+  const random = createRandom(seed);
+  return Int32Array.from({ length: count }, () => random.nextUint32() % model.config.vocabSize);
+}
+
+/** Random rows, float32 as a loader writes them; the lengths include 0 and differ between heads. */
+export function unevenContext({ runtime }: Subject, seed = 9): readonly NaiveHead[] {
+  const random = createRandom(seed);
+  const { headDim } = runtime.layout;
+  const rows = (count: number) =>
+    Array.from({ length: count }, () =>
+      Array.from({ length: headDim }, () => Math.fround(4 * random.next() - 2)),
+    );
+  return Array.from({ length: headCount(runtime.layout) }, (_, head) => {
+    const count = (head * 13) % 37;
+    return { keys: rows(count), values: rows(count) };
+  });
+}
+
+export function emptyRagged(runtime: Runtime, tailCapacity: number): RaggedCache {
+  return runtime.createRagged(new Uint32Array(headCount(runtime.layout)), tailCapacity);
+}
+
+export function prefilled(runtime: Runtime, ids: Int32Array, sizes: readonly number[]): DenseCache {
+  const cache = runtime.createDense(ids.length + 10);
+  for (const piece of cut(ids, sizes)) runtime.prefill(cache, piece);
+  return cache;
+}
+
+/** All rows of a dense cache, copied. */
+export function headsOf({ layout }: Runtime, cache: DenseCache): readonly NaiveHead[] {
+  const rows = (values: Float32Array) =>
+    Array.from({ length: cache.length }, (_, row) => [
+      ...values.subarray(row * layout.headDim, (row + 1) * layout.headDim),
+    ]);
+  return Array.from({ length: headCount(layout) }, (_, head) => ({
+    keys: rows(cache.keys(head, 0, cache.length)),
+    values: rows(cache.values(head, 0, cache.length)),
+  }));
+}
+
+export function cut(ids: Int32Array, sizes: readonly number[]): readonly Int32Array[] {
+  let start = 0;
+  return sizes.map((size) => {
+    start += size;
+    return ids.slice(start - size, start);
+  });
+}
+
+export function expectClose(
+  actual: ArrayLike<number> | undefined,
+  expected: ArrayLike<number>,
+  tolerance: number,
+): void {
+  expect(actual?.length).toBe(expected.length);
+  const differences = Array.from(expected, (value, i) => Math.abs(at(actual, i) - value));
+  // A NaN anywhere makes the maximum NaN, which is not less than anything.
+  expect(Math.max(...differences)).toBeLessThanOrEqual(tolerance);
+}

@@ -1,0 +1,96 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { argmax } from '../../src/core/argmax.ts';
+import { headCount } from '../../src/core/kv-layout.ts';
+import type { Checkpoint } from '../../src/model/checkpoint.ts';
+import { loadCheckpoint } from '../../src/model/load.ts';
+import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
+import type { DenseCache, RaggedCache, Runtime } from '../../src/runtime/runtime.ts';
+import { goldenDocument, goldenScores, readGolden } from '../support/golden.ts';
+
+// The golden numbers are transformers' in float32, the reference's are float64: what differs is
+// float32 rounding through eight layers. Seen: 2e-5 in logits of up to 16, 2e-6 in scores.
+const tolerance = 1e-3;
+
+const golden = readGolden('reader-mini');
+const cacheFolder = mkdtempSync(join(tmpdir(), 'readonce-golden-'));
+let checkpoint: Checkpoint;
+let runtime: Runtime;
+
+beforeAll(async () => {
+  checkpoint = await loadCheckpoint({ model: 'reader-mini', cacheFolder });
+  runtime = createReferenceRuntime(checkpoint);
+});
+
+afterAll(() => {
+  rmSync(cacheFolder, { recursive: true });
+});
+
+describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s', (id) => {
+  const document = goldenDocument(golden, id);
+  const documentEnd = golden.prefixIds.length + document.documentIds.length;
+  let dense: DenseCache;
+  beforeAll(() => {
+    dense = runtime.createDense(documentEnd + document.documentIds.length + 64);
+    runtime.prefill(dense, Int32Array.from([...golden.prefixIds, ...document.documentIds]));
+  });
+  it('has the logits and greedy answers of transformers at full cache', () => {
+    const cache = fullCache(runtime, dense);
+    for (const question of document.questions) {
+      cache.truncateTail(0);
+      const ids = Int32Array.from(question.queryIds);
+      let logits = runtime.forward([{ cache, ids, startPosition: documentEnd }])[0];
+      const top = question.topIds.map((token) => logits?.[token] ?? NaN);
+      question.topLogits.forEach((expected, i) => {
+        expect(Math.abs((top[i] ?? NaN) - expected)).toBeLessThanOrEqual(tolerance);
+      });
+      const answer: number[] = [];
+      for (;;) {
+        const token = argmax(logits ?? new Float32Array());
+        if (runtime.config.endTokenIds.includes(token) || answer.length === 48) break;
+        answer.push(token);
+        const startPosition = documentEnd + cache.tailLength;
+        logits = runtime.forward([{ cache, ids: Int32Array.of(token), startPosition }])[0];
+      }
+      expect(answer).toEqual(question.answerIds);
+    }
+  });
+
+  it('has the KVzip scores of transformers, and repeats the document as often', () => {
+    const prompt = [
+      ...checkpoint.tokenizer.encode('\n\nRepeat the previous context exactly.'),
+      ...golden.suffixIds,
+    ];
+    const scores = new Float32Array(headCount(runtime.layout) * document.documentIds.length);
+    const predictions = runtime.score(dense, {
+      ids: Int32Array.from([...prompt, ...document.documentIds]),
+      sinkEnd: golden.prefixIds.length,
+      chunkStart: golden.prefixIds.length,
+      chunkEnd: documentEnd,
+      passStart: documentEnd,
+      scores,
+      predict: true,
+    });
+    const expected = goldenScores('reader-mini', document);
+    expect(scores).toHaveLength(expected.length);
+    const differences = scores.map((score, i) => Math.abs(score - (expected[i] ?? NaN)));
+    expect(Math.max(...differences)).toBeLessThanOrEqual(tolerance);
+    const repeated = document.documentIds.filter(
+      (token, i) => predictions[prompt.length - 1 + i] === token,
+    );
+    expect(repeated.length / document.documentIds.length).toBe(document.reconstruction);
+  });
+});
+
+/** A ragged cache that holds every row of a dense one. */
+function fullCache(runtime: Runtime, dense: DenseCache): RaggedCache {
+  const lengths = new Uint32Array(headCount(runtime.layout)).fill(dense.length);
+  const cache = runtime.createRagged(lengths, 128);
+  for (let head = 0; head < lengths.length; head++) {
+    cache.keys(head).set(dense.keys(head, 0, dense.length));
+    cache.values(head).set(dense.values(head, 0, dense.length));
+  }
+  return cache;
+}

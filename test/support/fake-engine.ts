@@ -1,0 +1,216 @@
+import type { StoredContext } from '../../src/core/context.ts';
+import { ReadonceError } from '../../src/core/errors.ts';
+import { contextId } from '../../src/core/identity.ts';
+import type {
+  Engine,
+  EngineAnswer,
+  EngineInfo,
+  EngineQuery,
+  EngineState,
+  Identified,
+  IdentifyRequest,
+  IngestProgress,
+  IngestRequest,
+} from '../../src/engine/protocol.ts';
+import type { FakeStore } from './fake-store.ts';
+
+const layout = { layers: 2, kvHeads: 3, group: 2, headDim: 4 };
+const prefixTokens = 5;
+
+/** A promise that a test opens when it wants the engine to go on. */
+export class Gate {
+  readonly opened: Promise<void>;
+  #open: () => void = () => undefined;
+
+  constructor() {
+    this.opened = new Promise((resolve) => {
+      this.#open = resolve;
+    });
+  }
+
+  open(): void {
+    this.#open();
+  }
+
+  /** Waits for the gate, or rejects when `signal` aborts. */
+  async pass(signal: AbortSignal | undefined): Promise<void> {
+    const aborted = new Promise<never>((_, reject) => {
+      const stop = () => reject(new ReadonceError('internal', 'aborted'));
+      if (signal?.aborted === true) stop();
+      signal?.addEventListener('abort', stop);
+    });
+    await Promise.race([this.opened, aborted]);
+  }
+}
+
+/**
+ * An engine without a model: a token is a character, an answer is the query turned round. Gates hold
+ * its work back; `failure` is thrown by the next call.
+ */
+export class FakeEngine implements Engine {
+  state: EngineState = 'ready';
+  info: EngineInfo | undefined = {
+    modelId: 'fake',
+    modelDescription: 'Answers with the question turned round.',
+    fingerprint: 'sha256:fake',
+    contextLength: 1000,
+    device: 'cpu',
+  };
+  identifies = 0;
+  ingests = 0;
+  readonly queries: EngineQuery[] = [];
+  readonly unloaded: string[] = [];
+  /** Signals of ingestions and queries that were aborted. */
+  aborted = 0;
+  ingestGate: Gate | undefined;
+  /** Holds a query back after its first piece of text. */
+  textGate: Gate | undefined;
+  /** Holds a query back before its first piece of text. */
+  queryGate: Gate | undefined;
+  ingestFailure: ReadonceError | undefined;
+  queryFailure: ReadonceError | undefined;
+  /** Thrown after the first piece of text. */
+  lateQueryFailure: Error | undefined;
+  readonly #store: FakeStore;
+
+  constructor(store: FakeStore) {
+    this.#store = store;
+  }
+
+  async identify(request: IdentifyRequest): Promise<Identified> {
+    this.#checkAlive();
+    this.identifies++;
+    if (request.document.length > 1_000_000) {
+      throw new ReadonceError('context_too_long', `Expected fewer than 1000 tokens but got more.`);
+    }
+    const id = fakeId(request);
+    return {
+      id,
+      prefixTokens,
+      documentTokens: request.document.length,
+      stored: this.#store.contexts.get(id),
+    };
+  }
+
+  async ingest(
+    request: IngestRequest,
+    onProgress: (progress: IngestProgress) => void,
+    signal?: AbortSignal,
+  ): Promise<StoredContext> {
+    this.#checkAlive();
+    this.ingests++;
+    this.#countAborts(signal);
+    const total = request.document.length;
+    onProgress({ phase: 'prefill', done: total, total });
+    await this.ingestGate?.pass(signal);
+    if (this.ingestFailure !== undefined) throw this.ingestFailure;
+    onProgress({ phase: 'score', done: total, total });
+    onProgress({ phase: 'persist', done: 6, total: 6 });
+    return this.#write(request);
+  }
+
+  async query(
+    request: EngineQuery,
+    onText: (text: string) => void,
+    signal?: AbortSignal,
+  ): Promise<EngineAnswer> {
+    this.#checkAlive();
+    this.queries.push(request);
+    this.#countAborts(signal);
+    if (this.queryFailure !== undefined) throw this.queryFailure;
+    const answer = [...request.query].reverse().join('');
+    try {
+      await this.queryGate?.pass(signal);
+      onText(answer.slice(0, 1));
+      await this.textGate?.pass(signal);
+    } catch {
+      return fakeAnswer(request, '', 'cancelled');
+    }
+    if (this.lateQueryFailure !== undefined) throw this.lateQueryFailure;
+    onText(answer.slice(1));
+    return fakeAnswer(request, answer, 'stop');
+  }
+
+  async unload(id: string): Promise<void> {
+    this.#checkAlive();
+    this.unloaded.push(id);
+  }
+
+  async close(): Promise<void> {}
+
+  #checkAlive(): void {
+    if (this.state === 'ready') return;
+    throw new ReadonceError('engine_unavailable', 'The engine is being restarted.', {
+      retryAfterSeconds: 3,
+    });
+  }
+
+  #countAborts(signal: AbortSignal | undefined): void {
+    signal?.addEventListener('abort', () => this.aborted++);
+  }
+
+  #write(request: IngestRequest): Promise<StoredContext> {
+    const id = fakeId(request);
+    const tokens = request.document.length;
+    const kept = Math.round(request.compression.keepRatio * tokens);
+    const nowMs = Date.now();
+    return this.#store.write({
+      record: {
+        id,
+        tenant: request.tenant,
+        model: { id: 'fake', fingerprint: 'sha256:fake' },
+        document: { bytes: Buffer.byteLength(request.document), tokens, sha256: 'fake' },
+        compression: request.compression,
+        methodVersion: 1,
+        chunkTokens: 0,
+        fidelity: null,
+        layout,
+        prefixTokens,
+        pairCounts: Array.from({ length: 6 }, () => prefixTokens + kept),
+        createdAtMs: nowMs,
+      },
+      timings: () => ({ prefillMs: 1, scoreMs: 2, persistMs: 3, totalMs: 6 }),
+      usage: { ...request.usage, lastUsedAtMs: nowMs },
+      prefixIds: new Int32Array(prefixTokens),
+      documentIds: new Int32Array(tokens),
+      encodedBytes: (rows) => rows,
+      pairs: () => ({ rows: 0, keys: new Uint8Array(), values: new Uint8Array() }),
+      ranking: (head) => ({
+        positions: Uint32Array.from({ length: kept }, (_, i) => kept - 1 - i),
+        scores: Float32Array.from({ length: kept }, (_, i) => head + (kept - i) / 4),
+      }),
+    });
+  }
+}
+
+function fakeId({ document, instructions, compression }: IdentifyRequest): string {
+  const codes = (text: string) => Int32Array.from(text, (char) => char.codePointAt(0) ?? 0);
+  return contextId({
+    tenantSalt: '',
+    modelFingerprint: 'sha256:fake',
+    prefixIds: codes(instructions ?? ''),
+    documentIds: codes(document),
+    compression,
+    methodVersion: 1,
+    chunkTokens: 0,
+  });
+}
+
+function fakeAnswer(
+  request: EngineQuery,
+  answer: string,
+  finishReason: EngineAnswer['finishReason'],
+): EngineAnswer {
+  return {
+    answer,
+    finishReason,
+    usage: {
+      contextTokens: 10,
+      queryTokens: request.query.length,
+      completionTokens: answer.length,
+      prefilledTokens: request.query.length,
+    },
+    cache: { source: 'disk', keepRatio: request.keepRatio ?? 0.3, pairs: 60, bytes: 960 },
+    timings: { queueMs: 1, loadMs: 2, firstTokenMs: 3, totalMs: 4, tokensPerSecond: 5 },
+  };
+}

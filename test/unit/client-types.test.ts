@@ -1,0 +1,33 @@
+import type { z } from '@hono/zod-openapi';
+import { expectTypeOf, it } from 'vitest';
+import type { Answer, Context, ContextList } from '../../src/client/types.ts';
+import type { ContextChange, PutRequest, QueryRequest } from '../../src/client/types.ts';
+import type {
+  contextListSchema,
+  contextSchema,
+  patchContextBody,
+  putContextBody,
+} from '../../src/http/schemas/context.ts';
+import type { answerSchema, queryBody } from '../../src/http/schemas/query.ts';
+
+/** All keys, however deep, as texts like `size.pairsKept`. */
+type Paths<T> = T extends readonly unknown[]
+  ? never
+  : T extends object
+    ? { [K in keyof T & string]: K | `${K}.${Paths<NonNullable<T[K]>>}` }[keyof T & string]
+    : never;
+
+// The compiler checks these (npm run check:types); at run time there is nothing to compare.
+it('the client reads what the server answers', () => {
+  expectTypeOf<z.infer<typeof contextSchema>>().toExtend<Context>();
+  expectTypeOf<z.infer<typeof contextListSchema>>().toExtend<ContextList>();
+  expectTypeOf<z.infer<typeof answerSchema>>().toExtend<Answer>();
+  expectTypeOf<Paths<Context>>().toEqualTypeOf<Paths<z.infer<typeof contextSchema>>>();
+  expectTypeOf<Paths<Answer>>().toEqualTypeOf<Paths<z.infer<typeof answerSchema>>>();
+});
+
+it('the client can say no field that the server does not know', () => {
+  expectTypeOf<keyof PutRequest>().toExtend<keyof z.input<typeof putContextBody>>();
+  expectTypeOf<keyof ContextChange>().toExtend<keyof z.input<typeof patchContextBody>>();
+  expectTypeOf<keyof QueryRequest>().toExtend<keyof z.input<typeof queryBody>>();
+});
