@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { getRequestListener } from '@hono/node-server';
 import { assert } from '../core/assert.ts';
 import { ReadonceError } from '../core/errors.ts';
@@ -9,8 +9,6 @@ import { problemMediaType, problemOf } from './problem.ts';
 
 /** How long running answers may take to finish once the server is told to close. */
 export const defaultShutdownMs = 10_000;
-/** How often connections that became idle are looked for while closing. */
-const idleCheckMs = 20;
 
 export interface ListenOptions {
   readonly app: Pick<App, 'fetch'>;
@@ -34,23 +32,56 @@ export interface HttpServer {
 
 /** Serves `app`; resolves when it listens. Rejects with Node's error if it cannot (port taken, …). */
 export async function listen(options: ListenOptions): Promise<HttpServer> {
-  let closing: Promise<void> | undefined;
   const handle = getRequestListener(options.app.fetch, { errorHandler: badRequest });
   const server = createServer((request: IncomingMessage, response: ServerResponse) => {
-    if (closing !== undefined) response.shouldKeepAlive = false;
     void handle(request, response);
   });
+  const connections = new Connections(server);
   server.on('clientError', refuseMalformed);
   await start(server, options);
   const address = server.address();
   assert(typeof address === 'object' && address !== null, 'expected the address of a TCP server');
-  const { port } = address;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
+  let closed: Promise<void> | undefined;
   return {
-    url: `http://${host}:${port}`,
-    port,
-    close: () => (closing ??= drain(server, options.shutdownMs ?? defaultShutdownMs)),
+    url: `http://${host}:${address.port}`,
+    port: address.port,
+    close: () => (closed ??= drain(server, connections, options.shutdownMs ?? defaultShutdownMs)),
   };
+}
+
+/**
+ * Knows which connections have a request running. Node's own account takes one that has never sent a
+ * request, which browsers open in advance, for busy.
+ */
+class Connections {
+  /** Requests running on each open connection. */
+  readonly #running = new Map<Socket, number>();
+  #closing = false;
+
+  constructor(server: Server) {
+    server.on('connection', (socket: Socket) => {
+      this.#running.set(socket, 0);
+      socket.once('close', () => this.#running.delete(socket));
+    });
+    server.prependListener('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
+      this.#count(socket, 1);
+      response.once('close', () => this.#count(socket, -1));
+    });
+  }
+
+  /** Closes each connection as soon as nothing runs on it. */
+  closeWhenIdle(): void {
+    this.#closing = true;
+    for (const [socket, running] of this.#running) if (running === 0) socket.destroySoon();
+  }
+
+  #count(socket: Socket, change: 1 | -1): void {
+    const running = this.#running.get(socket);
+    if (running === undefined) return;
+    this.#running.set(socket, running + change);
+    if (this.#closing && running + change === 0) socket.destroySoon();
+  }
 }
 
 function start(server: Server, { host, port }: ListenOptions): Promise<void> {
@@ -63,17 +94,14 @@ function start(server: Server, { host, port }: ListenOptions): Promise<void> {
   });
 }
 
-async function drain(server: Server, shutdownMs: number): Promise<void> {
-  const closed = new Promise<boolean>((resolve) => {
-    server.close(() => resolve(true));
+async function drain(server: Server, connections: Connections, shutdownMs: number): Promise<void> {
+  const closed = new Promise<void>((resolve) => {
+    server.close(() => resolve());
   });
-  const deadlineMs = performance.now() + shutdownMs;
-  while (performance.now() < deadlineMs) {
-    server.closeIdleConnections();
-    if (await Promise.race([closed, sleep(idleCheckMs, false)])) return;
-  }
-  server.closeAllConnections();
+  connections.closeWhenIdle();
+  const deadline = setTimeout(() => server.closeAllConnections(), shutdownMs);
   await closed;
+  clearTimeout(deadline);
 }
 
 /** What the adapter refuses before the app sees it: a request target or Host that is no URL. */

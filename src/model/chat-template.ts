@@ -13,7 +13,14 @@ const systemMarker = 'SYSTEM-TEXT-GOES-HERE';
  * User texts with which the split is tried. Like documents and queries they begin and end without
  * white space: with letters, digits, punctuation and other scripts at the seams.
  */
-const probes = ['The lease ends in May.', '1911', '(a) "quoted"?', 'été', '- 東京'];
+const probes = [
+  'The lease ends in May.',
+  'Name the answer',
+  '1911',
+  '(a) "quoted"?',
+  'été',
+  '- 東京',
+];
 
 interface Message {
   readonly role: 'system' | 'user';

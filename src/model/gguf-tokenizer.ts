@@ -61,6 +61,14 @@ const metadataSchema = z.object({
   'tokenizer.chat_template': z.string(),
 });
 
+/** What GGUF metadata says about text. */
+export interface GgufTokenizer {
+  readonly tokenizer: TokenizerDefinition;
+  /** Entries of the token list, the vocabulary size where the file does not say it. */
+  readonly tokenCount: number;
+  readonly template: TemplateSource;
+}
+
 /**
  * Tokenizer and chat template out of GGUF metadata.
  * @throws ReadonceError `invalid_argument` for missing or malformed metadata, `unsupported` for
@@ -69,7 +77,7 @@ const metadataSchema = z.object({
 export function parseGgufTokenizer(
   metadata: Readonly<Record<string, unknown>>,
   file: string,
-): { readonly tokenizer: TokenizerDefinition; readonly template: TemplateSource } {
+): GgufTokenizer {
   const { 'tokenizer.ggml.model': kind } = parseChecked(
     kindSchema,
     metadata,
@@ -105,6 +113,7 @@ export function parseGgufTokenizer(
   });
   return {
     tokenizer,
+    tokenCount: tokens.length,
     template: {
       text: values['tokenizer.chat_template'],
       bosToken: tokens[values['tokenizer.ggml.bos_token_id'] ?? -1] ?? '',

@@ -68,7 +68,7 @@ export async function readGguf(file: string): Promise<CheckpointSource> {
   const general = parseChecked(generalSchema, metadata, `metadata of ${file}`);
   const architecture = general['general.architecture'];
   const family = familyOfGguf(architecture);
-  const { tokenizer, template } = parseGgufTokenizer(metadata, file);
+  const { tokenizer, template, tokenCount } = parseGgufTokenizer(metadata, file);
   const endTokenIds = [
     general['tokenizer.ggml.eos_token_id'],
     general['tokenizer.ggml.eot_token_id'],
@@ -82,7 +82,7 @@ export async function readGguf(file: string): Promise<CheckpointSource> {
   const tensors = new Map(parsed.tensorInfos.map((info) => [info.name, found(info)]));
   const config = parseConfig(
     parseChecked(architectureSchema, withoutPrefix(metadata, architecture), `metadata of ${file}`),
-    { family, tensors, tokens: Object.keys(tokenizer.vocab).length, endTokenIds },
+    { family, tensors, tokens: tokenCount, endTokenIds },
   );
   return {
     config,

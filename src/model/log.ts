@@ -1,5 +1,5 @@
 /** What loading tells a logger; pino's loggers fit. */
 export interface ModelLog {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
+  readonly info: (fields: object, message: string) => void;
+  readonly warn: (fields: object, message: string) => void;
 }

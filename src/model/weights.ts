@@ -243,7 +243,8 @@ async function readFully(handle: FileHandle, target: Uint8Array, position: numbe
     if (bytesRead === 0) {
       throw new ReadonceError(
         'invalid_argument',
-        'Expected more bytes but the file ended; was it changed?',
+        `Expected ${target.byteLength} bytes at byte ${position} of a weights file but it ended; ` +
+          'was it changed while it was read?',
       );
     }
     done += bytesRead;

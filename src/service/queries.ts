@@ -8,7 +8,7 @@ import type { ServiceDeps } from './deps.ts';
 import { invalidArgument } from './invalid-argument.ts';
 
 /** What holds where a query says nothing; the seed is drawn anew. */
-const defaultSampling: Omit<SamplingOptions, 'seed'> = {
+export const defaultSampling: Omit<SamplingOptions, 'seed'> = {
   maxTokens: 128,
   temperature: 0,
   topP: 1,

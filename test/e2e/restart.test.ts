@@ -80,15 +80,13 @@ describe('an engine that is killed', () => {
   it('is started again; meanwhile queries get 503 with Retry-After, and contexts survive', async () => {
     const [engine, ...others] = await childrenOf(server.pid);
     expect(others).toEqual([]);
-    const running = server.client.query(context.id, { query: longQuestion, maxTokens: 500 });
-    const interrupted = expect(running).rejects.toMatchObject({
-      code: 'engine_unavailable',
-      retryAfterSeconds: expect.any(Number),
-    });
-    // The engine must have begun the answer: another one that ends proves it.
-    await server.client.query(context.id, { query: questions[0] ?? '' });
+    const answer = server.client.stream(context.id, { query: longQuestion, maxTokens: 500 });
+    expect(await answer.next()).toMatchObject({ value: { type: 'token' } });
     process.kill(engine ?? 0, 'SIGKILL');
-    await interrupted;
+    const rest = async (): Promise<void> => {
+      for await (const event of answer) expect(event.type).toBe('token');
+    };
+    await expect(rest()).rejects.toMatchObject({ code: 'engine_unavailable' });
     const response = await fetch(`${server.url}/contexts/${context.id}/query`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Gate } from '../support/fake-engine.ts';
 import { readEvents, startTestServer, until, type TestServer } from '../support/test-server.ts';
@@ -170,6 +172,18 @@ test('closing finishes running answers and accepts no more', async () => {
   expect(rest).toEqual(['token', 'done']);
   await closed;
   expect(server.engine.aborted).toBe(0);
+});
+
+test('closing does not wait for a connection that never sent a request', async () => {
+  // The deadline is past the test's own time limit: it cannot be what ends the wait.
+  const patient = await startTestServer({ shutdownMs: 3_600_000 });
+  const socket = connect(patient.http.port, '127.0.0.1');
+  await once(socket, 'connect');
+  const ended = once(socket, 'end');
+  socket.resume();
+  await (await patient.request('/healthz')).text();
+  await patient.http.close();
+  await ended;
 });
 
 test('closing cuts off answers that do not finish in time', async () => {

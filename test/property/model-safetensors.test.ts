@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { parseSafetensorsHeader } from '../../src/model/safetensors.ts';

@@ -118,7 +118,7 @@ export class FakeEngine implements Engine {
     this.queries.push(request);
     this.#countAborts(signal);
     if (this.queryFailure !== undefined) throw this.queryFailure;
-    const answer = [...request.query].reverse().join('');
+    const answer = request.query.split('').reverse().join('');
     try {
       await this.queryGate?.pass(signal);
       onText(answer.slice(0, 1));

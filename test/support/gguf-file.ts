@@ -1,6 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { ModelConfig } from '../../src/model/config.ts';
 import { embeddedFolder } from '../../src/model/embedded.ts';
+import { llama } from '../../src/model/families/llama.ts';
 import { parseTokenizerJson } from '../../src/model/tokenizer-definition.ts';
 
 /** Tensor types as GGUF numbers them. */
@@ -60,7 +62,7 @@ function encodeValue(entry: GgufValue): Buffer {
         u64(entry.value.length),
         ...entry.value.map(text),
       ]);
-    case 'i32s':
+    default:
       return Buffer.concat([
         u32(valueTypes.array),
         u32(valueTypes.i32),
@@ -93,15 +95,21 @@ export function writeGgufFile(
   writeFileSync(file, Buffer.concat([header, ...tensors.map(({ bytes }) => padded(bytes))]));
 }
 
-/** Metadata of a one-layer model with `reader-mini`'s vocabulary, 32 wide, two heads and one KV head. */
-export function tinyGgufMetadata(): Record<string, GgufValue> {
+/**
+ * Metadata of a one-layer model, 32 wide, with two heads and one KV head, and the first tokens of
+ * `reader-mini`'s vocabulary.
+ */
+export function tinyGgufMetadata(tokenCount = 8192): Record<string, GgufValue> {
   const folder = embeddedFolder('reader-mini');
   const readJson = (name: string): unknown => JSON.parse(readFileSync(join(folder, name), 'utf8'));
   const definition = parseTokenizerJson(readJson('tokenizer.json'));
   const { chat_template: template } = readJson('tokenizer_config.json') as {
     chat_template: string;
   };
-  const tokens = Object.entries(definition.vocab).toSorted(([, a], [, b]) => a - b);
+  const tokens = Object.entries(definition.vocab)
+    .toSorted(([, a], [, b]) => a - b)
+    .slice(0, tokenCount);
+  const kept = new Set(tokens.map(([token]) => token));
   const control = new Set(definition.addedTokens.map(({ id }) => id));
   return {
     'general.architecture': { type: 'string', value: 'llama' },
@@ -123,9 +131,21 @@ export function tinyGgufMetadata(): Record<string, GgufValue> {
     },
     'tokenizer.ggml.merges': {
       type: 'strings',
-      value: definition.merges.map((pair) => pair.join(' ')),
+      value: definition.merges
+        .filter((pair) => kept.has(pair.join('')))
+        .map((pair) => pair.join(' ')),
     },
     'tokenizer.ggml.eos_token_id': { type: 'u32', value: 2 },
     'tokenizer.chat_template': { type: 'string', value: template },
   };
+}
+
+/** Values of zero for every tensor of a config, by GGUF name. */
+export function zeroGgufTensors(config: ModelConfig): readonly GgufTensor[] {
+  return Array.from(llama.tensorShapes(config), ([name, shape]) => ({
+    name: llama.ggufName(name),
+    shape,
+    type: ggufTypes.F32,
+    bytes: new Uint8Array(4 * shape.reduce((product, size) => product * size, 1)),
+  }));
 }

@@ -1,6 +1,7 @@
 import { copyFileSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { defined } from '../../src/core/assert.ts';
 import { floatToHalf } from '../../src/core/half.ts';
 import { createRandom } from '../../src/core/random.ts';
 import { embeddedFolder } from '../../src/model/embedded.ts';
@@ -81,6 +82,17 @@ export function tinyTensors(config: object, dtype: FloatType = 'F32'): readonly 
     const length = shape.reduce((product, size) => product * size, 1);
     return { name, dtype, shape, bytes: encodeFloats(tinyValues(length, i), dtype) };
   });
+}
+
+/** The tensors with other bytes for the one of this name. */
+export function withBytes(
+  tensors: readonly StoredTensor[],
+  name: string,
+  bytes: Uint8Array,
+): readonly StoredTensor[] {
+  const at = tensors.findIndex((tensor) => tensor.name === name);
+  const tensor = defined(tensors[at], name);
+  return tensors.with(at, { ...tensor, bytes });
 }
 
 /** Writes the JSON files of a checkpoint into `folder`. */

@@ -31,7 +31,9 @@ const chat =
 
 /** Ids of parts, of which numbers are ids already. */
 function idsOf(...parts: readonly (string | number)[]): readonly number[] {
-  return parts.flatMap((part) => (typeof part === 'number' ? [part] : [...mini.encode(part)]));
+  return parts.flatMap((part) =>
+    typeof part === 'number' ? [part] : Array.from(mini.encode(part)),
+  );
 }
 
 const [start, end] = [1, 2];

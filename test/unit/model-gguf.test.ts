@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
 import { floatToHalf, halfToFloat } from '../../src/core/half.ts';
+import { BpeTokenizer } from '../../src/model/bpe-tokenizer.ts';
 import { weightsDigest } from '../../src/model/fingerprint.ts';
 import { readGguf } from '../../src/model/gguf.ts';
 import { decodeTensor, deinterleaveRows } from '../../src/model/tensor-encodings.ts';
@@ -122,6 +123,23 @@ describe('GGUF metadata', () => {
       code: 'invalid_argument',
       message: expect.stringContaining(key.replace(/^llama\./, '')) as string,
     });
+  });
+});
+
+describe('GGUF splitting', () => {
+  it.each(['gpt-2', 'smollm', 'llama-bpe'])('%s keeps every byte of a text', async (name) => {
+    const { tokenizer } = await read({ 'tokenizer.ggml.pre': text(name) });
+    const sample = "It's 12345.678 — DON'T, naïve ½²\r\n\r\n  x\n\t 東京 ";
+    const bpe = new BpeTokenizer(tokenizer);
+    expect(bpe.decode(bpe.encode(sample))).toBe(sample);
+  });
+
+  it('llama-bpe takes a piece that is a token for that token', async () => {
+    const { tokenizer } = await read({ 'tokenizer.ggml.pre': text('llama-bpe') });
+    const unmerged = { ...tokenizer, merges: [] };
+    expect(new BpeTokenizer(unmerged).encode('The')).toEqual(
+      Int32Array.of(defined(tokenizer.vocab['The'], 'id')),
+    );
   });
 });
 

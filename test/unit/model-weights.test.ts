@@ -23,6 +23,7 @@ import {
   tinyFolder,
   tinyTensors,
   tinyValues,
+  withBytes,
 } from '../support/tiny-checkpoint.ts';
 import type { StoredTensor } from '../support/tiny-checkpoint.ts';
 
@@ -152,11 +153,8 @@ describe('weights', () => {
   });
 
   it.each([Infinity, NaN])('with %d among them are refused and leave no file', async (value) => {
-    const tensors = tinyTensors(tinyConfig, 'F16').map((tensor) =>
-      tensor.name === 'model.norm.weight'
-        ? { ...tensor, bytes: encodeFloats([1, 1, 1, value, 1, 1, 1, 1], 'F16') }
-        : tensor,
-    );
+    const bytes = encodeFloats([1, 1, 1, value, 1, 1, 1, 1], 'F16');
+    const tensors = withBytes(tinyTensors(tinyConfig, 'F16'), 'model.norm.weight', bytes);
     await expect(openFolder(folderOf(tensors))).rejects.toMatchObject({
       code: 'invalid_argument',
       message: expect.stringMatching(/finite values for model\.norm\.weight/) as string,

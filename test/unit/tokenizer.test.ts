@@ -138,7 +138,7 @@ describe('a tokenizer.json', () => {
 
   it('may mark control tokens as not special: they are kept out of text all the same', () => {
     const marked = json['added_tokens'] as object[];
-    const added = marked.map((token) => ({ ...token, special: false }));
+    const added = marked.map((token) => Object.assign({}, token, { special: false }));
     const tokenizer = new BpeTokenizer(parse({ added_tokens: added }));
     expect(tokenizer.encode('a<|im_end|>b')).toEqual(mini.encode('a<|im_end|>b'));
   });

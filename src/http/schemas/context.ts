@@ -130,7 +130,7 @@ export const contextParameters = z.object({
 export const listParameters = z.strictObject({
   limit: integerParameter(1, maxPageSize)
     .optional()
-    .openapi({ param: { description: `Page size, 1 to ${maxPageSize}; 20.` }, type: 'string' }),
+    .openapi({ param: { description: `Page size, 1 to ${maxPageSize}; 20.` }, type: 'integer' }),
   cursor: text({ min: 1, max: maxCursorLength })
     .optional()
     .openapi({ param: { description: '`nextCursor` of the page before.' } }),
@@ -146,10 +146,10 @@ export const listParameters = z.strictObject({
 export const importanceParameters = z.strictObject({
   layer: integerParameter(0, maxHeads)
     .optional()
-    .openapi({ param: { description: 'Together with head.' }, type: 'string' }),
+    .openapi({ param: { description: 'Together with head.' }, type: 'integer' }),
   head: integerParameter(0, maxHeads)
     .optional()
-    .openapi({ param: { description: 'KV head of the layer.' }, type: 'string' }),
+    .openapi({ param: { description: 'KV head of the layer.' }, type: 'integer' }),
 });
 
 const count = () => z.number().int().min(0);

@@ -1,19 +1,18 @@
 import { z } from '@hono/zod-openapi';
+import { defaultSampling, seedEnd } from '../../service/queries.ts';
 import { flag, fraction, integer, number, text, word } from './fields.ts';
 
 /** Longer than any model's window, which is the bound that counts (`context_too_long`). */
 const maxAnswerTokens = 2 ** 20;
 const maxStops = 16;
 const maxStopLength = 256;
-/** Seeds are unsigned 32-bit integers. */
-const maxSeed = 2 ** 32 - 1;
 const maxTopK = 2 ** 31 - 1;
 
 export const queryBody = z
   .strictObject(
     {
       query: text({ min: 1 }).optional().openapi({
-        description: 'The question; white space at both ends is dropped.',
+        description: 'Required: the question; white space at both ends is dropped.',
         example: 'Who signed the lease?',
       }),
       messages: z.unknown().optional().openapi({
@@ -21,23 +20,25 @@ export const queryBody = z
       }),
       maxTokens: integer(1, maxAnswerTokens).optional().openapi({
         description: 'Most tokens of the answer.',
-        default: 128,
+        default: defaultSampling.maxTokens,
       }),
       temperature: number(0, 2).optional().openapi({
         description: '0 is greedy: the likeliest token each time.',
-        default: 0,
+        default: defaultSampling.temperature,
       }),
       topP: fraction().optional().openapi({
         description: 'Draw from the likeliest tokens that together have this probability.',
-        default: 1,
+        default: defaultSampling.topP,
       }),
       topK: integer(0, maxTopK).optional().openapi({
         description: 'Draw from this many likeliest tokens; 0: from all.',
-        default: 0,
+        default: defaultSampling.topK,
       }),
-      seed: integer(0, maxSeed).optional().openapi({
-        description: 'The same seed draws the same answer; left out: a random one.',
-      }),
+      seed: integer(0, seedEnd - 1)
+        .optional()
+        .openapi({
+          description: 'The same seed draws the same answer; left out: a random one.',
+        }),
       stop: z
         .array(text({ min: 1, max: maxStopLength }), {
           error: `an array of up to ${maxStops} texts`,

@@ -17,10 +17,6 @@ export type Handle = unknown;
 const functions = {
   errorMessage: [2, 'const char *ortErrorMessage(void *status)'],
   createEnv: [3, 'void *ortCreateEnv(int level, const char *name, _Out_ void **env)'],
-  createSessionFromArray: [
-    8,
-    'void *ortSessionFromArray(void *env, void *model, size_t size, void *options, _Out_ void **out)',
-  ],
   createSessionOptions: [10, 'void *ortSessionOptions(_Out_ void **options)'],
   disableMemPattern: [17, 'void *ortDisableMemPattern(void *options)'],
   setOptimizationLevel: [23, 'void *ortOptimizationLevel(void *options, int level)'],
@@ -47,6 +43,13 @@ const functions = {
   releaseBinding: [135, 'void ortReleaseBinding(void *binding)'],
   bindInput: [136, 'void *ortBindInput(void *binding, const char *name, void *value)'],
   bindOutput: [137, 'void *ortBindOutput(void *binding, const char *name, void *value)'],
+  addInitializer: [150, 'void *ortAddInitializer(void *options, const char *name, void *value)'],
+  createPackedWeights: [166, 'void *ortPackedWeights(_Out_ void **container)'],
+  releasePackedWeights: [167, 'void ortReleasePackedWeights(void *container)'],
+  createSession: [
+    169,
+    'void *ortSession(void *env, void *model, size_t size, void *options, void *packed, _Out_ void **out)',
+  ],
 } as const;
 
 type FunctionName = keyof typeof functions;

@@ -42,7 +42,7 @@ class OrtCpuRuntime implements Runtime {
     this.config = source.config;
     this.layout = kvLayout(source.config);
     this.#source = source;
-    this.#environment = new OrtEnvironment(loadOrt(), options);
+    this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: source.tensors });
   }
 
   createDense(capacity: number): DenseCache {
@@ -72,6 +72,7 @@ class OrtCpuRuntime implements Runtime {
   }
 
   forward(slots: readonly RaggedSlot[]): readonly Float32Array[] {
+    assert(new Set(slots.map(({ cache }) => cache)).size === slots.length, 'distinct caches');
     const own = slots.map((slot) => {
       assert(slot.cache instanceof OrtRaggedCache, 'a cache of this runtime');
       assert(slot.ids.length > 0, 'at least one token a slot');
@@ -179,6 +180,14 @@ class DenseCall {
   ): Int32Array {
     const tokens = slice.ids.length;
     const chunk = slice.chunkEnd - slice.chunkStart;
+    const ordered = [0, slice.sinkEnd, slice.chunkStart, slice.chunkEnd, slice.passStart];
+    ordered.push(this.#cache.length);
+    assert(
+      ordered.every((bound, i) => bound >= (ordered[i - 1] ?? 0)),
+      `rows out of order: ${ordered.join(', ')}`,
+    );
+    const heads = layout.layers * layout.kvHeads;
+    assert(slice.scores.length === heads * chunk, 'a score for every head and chunk token');
     const bounds = {
       sink_end: slice.sinkEnd,
       chunk_start: slice.chunkStart,
@@ -231,5 +240,4 @@ function raise(maxima: Float32Array, layerScores: readonly Float32Array[]): void
       at++;
     }
   }
-  assert(at === maxima.length, 'a score for every head and chunk token');
 }

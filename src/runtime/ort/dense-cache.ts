@@ -1,4 +1,4 @@
-import { assert } from '../../core/assert.ts';
+import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { DenseCache } from '../runtime.ts';
 import type { OrtEnvironment } from './session.ts';
@@ -7,8 +7,8 @@ import type { OrtTensor } from './tensor.ts';
 /** A document's uncompressed cache in host memory: per layer `[kvHeads, capacity, headDim]`. */
 export class OrtDenseCache implements DenseCache {
   readonly capacity: number;
-  readonly keyTensors: readonly OrtTensor[];
-  readonly valueTensors: readonly OrtTensor[];
+  readonly keyTensors: readonly OrtTensor<Float32Array>[];
+  readonly valueTensors: readonly OrtTensor<Float32Array>[];
   readonly #layout: KvLayout;
   #length = 0;
 
@@ -16,7 +16,7 @@ export class OrtDenseCache implements DenseCache {
     this.capacity = capacity;
     this.#layout = layout;
     const { layers, kvHeads, headDim } = layout;
-    const allocate = (): readonly OrtTensor[] =>
+    const allocate = (): readonly OrtTensor<Float32Array>[] =>
       Array.from({ length: layers }, () =>
         environment.tensor(new Float32Array(kvHeads * capacity * headDim), [
           1,
@@ -53,15 +53,14 @@ export class OrtDenseCache implements DenseCache {
   }
 
   #rows(
-    tensors: readonly OrtTensor[],
+    tensors: readonly OrtTensor<Float32Array>[],
     head: number,
     [start, end]: readonly [number, number],
   ): Float32Array {
     const { kvHeads, headDim } = this.#layout;
     assert(head >= 0 && head < headCount(this.#layout), `head ${head} out of range`);
     assert(start >= 0 && start <= end && end <= this.#length, `rows ${start}…${end} out of range`);
-    const data = tensors[Math.floor(head / kvHeads)]?.data;
-    assert(data instanceof Float32Array, 'cache tensors are float32');
+    const { data } = defined(tensors[Math.floor(head / kvHeads)], `the layer of head ${head}`);
     const first = (head % kvHeads) * this.capacity;
     return data.subarray((first + start) * headDim, (first + end) * headDim);
   }

@@ -7,8 +7,8 @@ import type { OrtTensor } from './tensor.ts';
 /** One generation of memory: grows by replacement, so that a head's rows stay contiguous. */
 interface Slabs {
   readonly tailCapacity: number;
-  readonly keys: readonly OrtTensor[];
-  readonly values: readonly OrtTensor[];
+  readonly keys: readonly OrtTensor<Float32Array>[];
+  readonly values: readonly OrtTensor<Float32Array>[];
 }
 
 /**
@@ -48,11 +48,11 @@ export class OrtRaggedCache implements RaggedCache {
   }
 
   /** Past and present of each head; replaced by `reserveTail`. */
-  get keyTensors(): readonly OrtTensor[] {
+  get keyTensors(): readonly OrtTensor<Float32Array>[] {
     return this.#slabs.keys;
   }
 
-  get valueTensors(): readonly OrtTensor[] {
+  get valueTensors(): readonly OrtTensor<Float32Array>[] {
     return this.#slabs.values;
   }
 
@@ -96,14 +96,14 @@ export class OrtRaggedCache implements RaggedCache {
     release(this.#slabs);
   }
 
-  #contextRows(tensors: readonly OrtTensor[], head: number): Float32Array {
+  #contextRows(tensors: readonly OrtTensor<Float32Array>[], head: number): Float32Array {
     const rows = defined(this.lengths[head], `head ${head}`);
     return floats(tensors[head]).subarray(0, rows * this.#layout.headDim);
   }
 
   #allocate(tailCapacity: number): Slabs {
     const { headDim } = this.#layout;
-    const slab = (): readonly OrtTensor[] => {
+    const slab = (): readonly OrtTensor<Float32Array>[] => {
       const rows = this.lengths.reduce((sum, length) => sum + length + tailCapacity, 0);
       const memory = new Float32Array(rows * headDim);
       let start = 0;
@@ -119,10 +119,8 @@ export class OrtRaggedCache implements RaggedCache {
   }
 }
 
-function floats(tensor: OrtTensor | undefined): Float32Array {
-  const data = tensor?.data;
-  assert(data instanceof Float32Array, 'cache tensors are float32');
-  return data;
+function floats(tensor: OrtTensor<Float32Array> | undefined): Float32Array {
+  return defined(tensor, 'the tensor of a head').data;
 }
 
 function release(slabs: Slabs): void {

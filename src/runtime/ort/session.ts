@@ -1,18 +1,25 @@
 import type { Handle, OrtApi } from './api.ts';
+import type { TensorRef } from '../../model/checkpoint.ts';
+import { SharedWeights } from './shared-weights.ts';
 import { OrtTensor, type TensorData } from './tensor.ts';
 
 export interface OrtEnvironmentOptions {
   /** Threads of one operator. */
   readonly threads: number;
+  /** The weights that all sessions share. */
+  readonly tensors: ReadonlyMap<string, TensorRef>;
 }
 
-/** The process-wide state of ONNX Runtime that sessions are created in. */
+/** What the sessions of one model share: ONNX Runtime's state, and the weights. */
 export class OrtEnvironment {
   readonly api: OrtApi;
   readonly memory: Handle;
   readonly runOptions: Handle;
   readonly #environment: Handle;
   readonly #threads: number;
+  readonly #weights: SharedWeights;
+  /** Weights in the layout of the CPU's matrix kernels, one copy for all sessions. */
+  readonly #packed: Handle;
   #open = true;
 
   constructor(api: OrtApi, options: OrtEnvironmentOptions) {
@@ -23,6 +30,8 @@ export class OrtEnvironment {
     const [deviceAllocator, defaultMemory] = [0, 0];
     this.memory = api.create('createCpuMemory', deviceAllocator, defaultMemory);
     this.runOptions = api.create('createRunOptions');
+    this.#packed = api.create('createPackedWeights');
+    this.#weights = new SharedWeights(this, options.tensors);
   }
 
   /**
@@ -43,12 +52,16 @@ export class OrtEnvironment {
       }
       const folderKey = 'session.model_external_initializers_file_folder_path';
       api.check('addSessionConfig', options, folderKey, weightsFolder);
+      for (const [name, tensor] of this.#weights.tensors) {
+        api.check('addInitializer', options, name, tensor.handle);
+      }
       const handle = api.create(
-        'createSessionFromArray',
+        'createSession',
         this.#environment,
         model,
         model.byteLength,
         options,
+        this.#packed,
       );
       return new OrtSession(this, handle);
     } finally {
@@ -56,13 +69,15 @@ export class OrtEnvironment {
     }
   }
 
-  tensor(data: TensorData, shape: readonly number[]): OrtTensor {
-    return new OrtTensor(this.api, this.memory, data, shape);
+  tensor<D extends TensorData>(data: D, shape: readonly number[]): OrtTensor<D> {
+    return new OrtTensor(this, data, shape);
   }
 
   close(): void {
     if (!this.#open) return;
     this.#open = false;
+    this.#weights.close();
+    this.api.release('releasePackedWeights', this.#packed);
     this.api.release('releaseRunOptions', this.runOptions);
     this.api.release('releaseMemory', this.memory);
     this.api.release('releaseEnv', this.#environment);
@@ -70,8 +85,6 @@ export class OrtEnvironment {
 }
 
 const sessionConfig = {
-  // Weights stay where they are mapped, one copy for all sessions (docs/adr/0001).
-  'session.disable_prepacking': '1',
   // Sessions take turns: threads of an idle one must not spin on the cores of the running one.
   'session.force_spinning_stop': '1',
 };

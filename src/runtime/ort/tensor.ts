@@ -1,38 +1,49 @@
 import { assert } from '../../core/assert.ts';
+import type { Closeable } from '../../core/closeable.ts';
 import { onnxType, type OnnxType } from '../../graph/onnx-model.ts';
 import type { Handle, OrtApi } from './api.ts';
 
 export type TensorData = Float32Array | Int32Array | BigInt64Array;
 
-function elementType(data: TensorData): OnnxType {
-  if (data instanceof Float32Array) return 'float32';
-  return data instanceof Int32Array ? 'int32' : 'int64';
+/** What values are created in: the API, and its description of the CPU's memory. */
+export interface TensorScope {
+  readonly api: OrtApi;
+  readonly memory: Handle;
+}
+
+/** Float32 values in memory that JS does not own, as of a mapped file; must outlive the value. */
+export interface ForeignMemory {
+  readonly pointer: unknown;
 }
 
 /**
- * An ORT value over a typed array. The array is owned until `close`: the runtime reads and writes
- * its memory behind the garbage collector's back.
+ * An ORT value over memory of ours. A typed array is owned until the value is closed: the runtime
+ * reads and writes its memory behind the garbage collector's back.
  */
-export class OrtTensor {
-  readonly data: TensorData;
+export class OrtTensor<
+  D extends TensorData | ForeignMemory = TensorData | ForeignMemory,
+> implements Closeable {
+  readonly data: D;
   readonly handle: Handle;
   readonly #api: OrtApi;
   #open = true;
 
-  /** @param memory the CPU memory info of the session's environment */
-  constructor(api: OrtApi, memory: Handle, data: TensorData, shape: readonly number[]) {
+  constructor(scope: TensorScope, data: D, shape: readonly number[]) {
     const elements = shape.reduce((product, dim) => product * dim, 1);
-    assert(elements <= data.length, `shape ${shape.join('×')} needs ${elements} elements`);
-    this.#api = api;
+    const type = elementType(data);
+    if (!('pointer' in data)) {
+      assert(elements <= data.length, `shape ${shape.join('×')} needs ${elements} elements`);
+    }
+    this.#api = scope.api;
     this.data = data;
-    this.handle = api.create(
+    this.handle = scope.api.create(
       'createTensor',
-      memory,
-      data,
-      elements * data.BYTES_PER_ELEMENT,
+      scope.memory,
+      'pointer' in data ? data.pointer : data,
+      elements * elementBytes[type],
       BigInt64Array.from(shape, BigInt),
       shape.length,
-      onnxType[elementType(data)],
+      onnxType[type],
     );
   }
 
@@ -41,4 +52,11 @@ export class OrtTensor {
     this.#open = false;
     this.#api.release('releaseValue', this.handle);
   }
+}
+
+const elementBytes: Readonly<Record<OnnxType, number>> = { float32: 4, int32: 4, int64: 8 };
+
+function elementType(data: TensorData | ForeignMemory): OnnxType {
+  if (data instanceof Int32Array) return 'int32';
+  return data instanceof BigInt64Array ? 'int64' : 'float32';
 }

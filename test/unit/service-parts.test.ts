@@ -1,0 +1,57 @@
+import { expect, test } from 'vitest';
+import { Admission } from '../../src/service/admission.ts';
+import { AsyncQueue } from '../../src/service/async-queue.ts';
+import { hasExpired, usageChange } from '../../src/service/usage-change.ts';
+
+test('admission refuses past its limit and admits again when a place is given back', () => {
+  const admission = new Admission('things', 2);
+  const leave = admission.enter();
+  admission.enter();
+  expect(() => admission.enter()).toThrow('fewer than 2 things');
+  leave();
+  leave();
+  expect(admission.taken).toBe(1);
+  admission.enter();
+  expect(() => admission.enter()).toThrow('fewer than 2 things');
+});
+
+test('a queue gives what was pushed before it ended or failed, in order', async () => {
+  const ended = new AsyncQueue<{ n: number }>();
+  ended.push({ n: 1 });
+  ended.push({ n: 2 });
+  ended.end();
+  const read: number[] = [];
+  for await (const { n } of ended) read.push(n);
+  expect(read).toEqual([1, 2]);
+  const failed = new AsyncQueue<{ n: number }>();
+  failed.push({ n: 1 });
+  failed.fail(new Error('broken'));
+  expect((await failed.next()).value).toEqual({ n: 1 });
+  await expect(failed.next()).rejects.toThrow('broken');
+});
+
+test('a reader that waits is woken by a push', async () => {
+  const queue = new AsyncQueue<{ n: number }>();
+  const next = queue.next();
+  queue.push({ n: 3 });
+  expect((await next).value).toEqual({ n: 3 });
+});
+
+test('a usage change has only what the request gives', () => {
+  expect(usageChange({}, 1000)).toEqual({});
+  expect(usageChange({ ttlSeconds: 2, pinned: false }, 1000)).toEqual({
+    expiresAtMs: 3000,
+    pinned: false,
+  });
+  expect(usageChange({ ttlSeconds: null, labels: {} }, 1000)).toEqual({
+    expiresAtMs: null,
+    labels: {},
+  });
+});
+
+test('a context expires at its time, not before', () => {
+  const usage = { lastUsedAtMs: 0, expiresAtMs: 1000, pinned: false, labels: {} };
+  expect(hasExpired(usage, 999)).toBe(false);
+  expect(hasExpired(usage, 1000)).toBe(true);
+  expect(hasExpired({ ...usage, expiresAtMs: null }, 1e15)).toBe(false);
+});

@@ -1,0 +1,59 @@
+import { expect, test } from 'vitest';
+import { ReadonceError } from '../../src/core/errors.ts';
+import { createTestService } from '../support/test-server.ts';
+
+const never = () => new AbortController().signal;
+
+async function readyService() {
+  const parts = createTestService({ maxQueuedQueries: 1 });
+  const { context } = await parts.service.put(
+    { document: 'text', instructions: undefined, compression: {} },
+    { wait: true, signal: never() },
+  );
+  const ask = (input: object) =>
+    parts.service.queries.query(
+      context.id,
+      { query: 'q', ...input },
+      { arrivedAtMs: performance.now(), onText: () => undefined },
+      never(),
+    );
+  return { ...parts, id: context.id, ask };
+}
+
+test('a query that says nothing is greedy, of 128 tokens, with a seed drawn anew', async () => {
+  const { engine, ask } = await readyService();
+  for (let i = 0; i < 8; i++) await ask({});
+  const [first] = engine.queries;
+  expect(first?.sampling).toMatchObject({
+    maxTokens: 128,
+    temperature: 0,
+    topP: 1,
+    topK: 0,
+    stop: [],
+  });
+  // Eight equal draws of 32 bits have a chance of 2^-224.
+  expect(new Set(engine.queries.map(({ sampling }) => sampling.seed)).size).toBeGreaterThan(1);
+});
+
+test('a smaller keepRatio is passed on, the stored one too, a larger one refused', async () => {
+  const { engine, ask } = await readyService();
+  await ask({ keepRatio: 0.2 });
+  await ask({ keepRatio: 0.3 });
+  expect(engine.queries.map(({ keepRatio }) => keepRatio)).toEqual([0.2, 0.3]);
+  await expect(ask({ keepRatio: 0.31 })).rejects.toMatchObject({ code: 'invalid_argument' });
+});
+
+test('a failed query gives its place back', async () => {
+  const { engine, ask } = await readyService();
+  engine.queryFailure = new ReadonceError('out_of_memory', 'Expected more memory.');
+  await expect(ask({})).rejects.toThrow('memory');
+  engine.queryFailure = undefined;
+  await expect(ask({})).resolves.toMatchObject({ answer: 'q' });
+});
+
+test('an answer does not fail because its use could not be noted', async () => {
+  const { store, ask, logLines } = await readyService();
+  store.update = () => Promise.reject(new Error('disk full'));
+  await expect(ask({})).resolves.toMatchObject({ answer: 'q' });
+  expect(logLines.join('')).toContain('could not note the use of a context');
+});
