@@ -20,7 +20,7 @@ export function createProgressBar(output: Output): ProgressBar {
         output.err(`\r${renderProgress(progress)}`);
         drawn = true;
       } else if (progress.done === progress.total) {
-        output.err(`${renderProgress(progress)}\n`);
+        output.err(`${renderProgress(progress).trimEnd()}\n`);
       }
     },
     close: () => {

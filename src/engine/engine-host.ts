@@ -62,7 +62,9 @@ export class EngineHost {
       maxBytes: options.storeMaxBytes,
     });
     try {
-      return new EngineHost({ checkpoint, store }, options.poolBytes);
+      const host = new EngineHost({ checkpoint, store }, options.poolBytes);
+      host.#runtime.warm();
+      return host;
     } catch (error) {
       await store.close();
       throw error;

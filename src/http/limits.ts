@@ -6,7 +6,7 @@ export interface HttpLimits {
   readonly heartbeatMs: number;
 }
 
-/** 10 MiB is the contract's; proxies commonly close streams that are silent for 30 to 60 seconds. */
+/** 10 MiB is the contract's; proxies commonly close streams that are silent for half a minute. */
 export const defaultHttpLimits: HttpLimits = {
   maxBodyBytes: 10 * 2 ** 20,
   heartbeatMs: 15_000,

@@ -1,12 +1,13 @@
 import type { App } from './app-env.ts';
 
 const description =
-  'Reads a document once: its KV cache is computed, compressed and stored, and every later question ' +
-  'is answered from it without computing the document again. Errors are problems (RFC 9457).';
+  'Reads a document once: its KV cache is computed, compressed and stored, and every later ' +
+  'question is answered from it without computing the document again. ' +
+  'Errors are problems (RFC 9457).';
 
 /**
- * Serves `/openapi.json`, generated from the schemas that validate requests. Call it after all routes
- * are declared: the document is made at the first request and kept.
+ * Serves `/openapi.json`, generated from the schemas that validate requests. Call it after all
+ * routes are declared: the document is made at the first request and kept.
  */
 export function openApiRoute(app: App): void {
   let document: object | undefined;

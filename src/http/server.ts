@@ -24,13 +24,13 @@ export interface HttpServer {
   readonly url: string;
   readonly port: number;
   /**
-   * Stops accepting, lets running answers finish for at most `shutdownMs`, then closes what is left.
-   * Idempotent.
+   * Stops accepting, lets running answers finish for at most `shutdownMs`, then closes what is
+   * left. Idempotent.
    */
   close(): Promise<void>;
 }
 
-/** Serves `app`; resolves when it listens. Rejects with Node's error if it cannot (port taken, …). */
+/** Serves `app`; resolves when it listens, rejects with Node's error if it cannot (port taken). */
 export async function listen(options: ListenOptions): Promise<HttpServer> {
   const handle = getRequestListener(options.app.fetch, { errorHandler: badRequest });
   const server = createServer((request: IncomingMessage, response: ServerResponse) => {
@@ -51,8 +51,8 @@ export async function listen(options: ListenOptions): Promise<HttpServer> {
 }
 
 /**
- * Knows which connections have a request running. Node's own account takes one that has never sent a
- * request, which browsers open in advance, for busy.
+ * Knows which connections have a request running. Node's own account takes one that has never sent
+ * a request, which browsers open in advance, for busy.
  */
 class Connections {
   /** Requests running on each open connection. */

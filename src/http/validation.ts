@@ -13,8 +13,8 @@ interface FieldError {
 
 /**
  * Makes an `invalid_argument` of what zod found. A schema's error text is the expectation alone ("a
- * whole number from 1 to 100"); the sentence around it, with the field and what was sent, is written
- * here.
+ * whole number from 1 to 100"); the sentence around it, with the field and what was sent, is
+ * written here.
  */
 export function validationError(error: z.core.$ZodError, value: unknown): ReadonceError {
   const errors = error.issues.flatMap((issue) => fieldErrors(issue, value));

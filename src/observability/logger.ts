@@ -14,8 +14,8 @@ export interface LoggerOptions {
 }
 
 /**
- * A logger that writes one JSON object a line. Messages are static, facts are fields; document text,
- * query text and keys are never logged.
+ * A logger that writes one JSON object a line. Messages are static, facts are fields; document
+ * text, query text and keys are never logged.
  */
 export function createLogger(options: LoggerOptions): Logger {
   return pino(

@@ -80,6 +80,8 @@ export interface Runtime {
   readonly name: string;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
+  /** Prepares what would delay the first calls; idempotent, takes up to seconds. */
+  warm(): void;
   createDense(capacity: number): DenseCache;
   /** Context rows are uninitialised until the caller fills them. */
   createRagged(lengths: Uint32Array, tailCapacity: number): RaggedCache;

@@ -77,8 +77,8 @@ export class Contexts {
   }
 
   /**
-   * A page of stored contexts, newest first. Expired ones are left out, so a page may be shorter than
-   * its limit although more follow. @throws ReadonceError `invalid_argument` (cursor)
+   * A page of stored contexts, newest first. Expired ones are left out, so a page may be shorter
+   * than its limit although more follow. @throws ReadonceError `invalid_argument` (cursor)
    */
   list(input: ListInput): ContextPage {
     const page = this.#deps.store.list({ tenant: onlyTenant, ...input });
@@ -117,8 +117,8 @@ export class Contexts {
   }
 
   /**
-   * What happens to a context until it is ready or has failed; at once, if it is already. The stream
-   * ends after `ready` or `failed`, or when `signal` aborts.
+   * What happens to a context until it is ready or has failed; at once, if it is already. The
+   * stream ends after `ready` or `failed`, or when `signal` aborts.
    * @throws ReadonceError `not_found`, `gone`, `overloaded`
    */
   events(id: string, signal: AbortSignal): AsyncIterable<ContextEvent> {

@@ -29,6 +29,7 @@ export class Ingestions {
   readonly #failed = new Map<string, FailedIngestion>();
   readonly #maxFailed: number;
   readonly #observer: IngestionObserver;
+  #closed: ReadonceError | undefined;
 
   constructor(maxFailed: number, observer: IngestionObserver) {
     this.#maxFailed = maxFailed;
@@ -41,6 +42,11 @@ export class Ingestions {
 
   failed(id: string): FailedIngestion | undefined {
     return this.#failed.get(id);
+  }
+
+  /** @throws the reason of `close`, once that was called: nothing may start any more */
+  checkOpen(): void {
+    if (this.#closed !== undefined) throw this.#closed;
   }
 
   /** Starts an ingestion; none of this id may be running. An earlier failure is forgotten. */
@@ -69,8 +75,9 @@ export class Ingestions {
     return this.#failed.delete(id);
   }
 
-  /** Cancels everything and waits for it. Idempotent. */
+  /** Lets nothing start any more, cancels what runs and waits for it. Idempotent. */
   async close(reason: ReadonceError): Promise<void> {
+    this.#closed ??= reason;
     await Promise.all([...this.#running.keys()].map((id) => this.cancel(id, reason)));
   }
 

@@ -15,9 +15,9 @@ export interface ServiceLimits {
 }
 
 /**
- * 64 documents of the largest body (10 MiB) are two thirds of a GiB, and documents that fit an embedded
- * model's window are a hundred times smaller. Queries and streams are small: their bounds only keep
- * waiting times sensible.
+ * 64 documents of the largest body (10 MiB) are two thirds of a GiB, and documents that fit an
+ * embedded model's window are a hundred times smaller. Queries and streams are small: their
+ * bounds only keep waiting times sensible.
  */
 export const defaultServiceLimits: ServiceLimits = {
   maxQueuedIngests: 64,

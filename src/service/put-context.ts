@@ -136,6 +136,7 @@ export class PutContext {
     change: Partial<ContextUsage>,
   ): Ingestion {
     const { engine, store } = this.#deps;
+    this.#ingestions.checkOpen();
     const leave = this.#places.enter();
     const pending = this.#pendingContext(request, identified, change);
     return this.#ingestions.start(pending, {

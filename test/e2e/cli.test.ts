@@ -54,7 +54,7 @@ describe('the commands', () => {
   it("end with status 1 and the problem's detail on stderr", async () => {
     const unknown = await readonce(['ask', `ctx_${'0'.repeat(40)}`, 'Who?']);
     expect(unknown).toMatchObject({ status: 1, stdout: '' });
-    expect(unknown.stderr).toMatch(/^readonce ask: .*0000/);
+    expect(unknown.stderr).toMatch(/^readonce ask: Expected the id of a stored context/);
   });
 });
 

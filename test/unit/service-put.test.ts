@@ -81,6 +81,17 @@ test('a place is given back whether an ingestion succeeds or fails', async () =>
   expect((await service.put(input('c'), { wait: true, signal: never })).outcome).toBe('created');
 });
 
+test('nothing is ingested once the service was closed; what is stored is still found', async () => {
+  const { service, engine } = createTestService();
+  await service.put(input('a'), { wait: true, signal: never });
+  await service.close();
+  await expect(service.put(input('b'), { wait: true, signal: never })).rejects.toMatchObject({
+    code: 'engine_unavailable',
+  });
+  expect((await service.put(input('a'), { wait: true, signal: never })).outcome).toBe('reused');
+  expect(engine.ingests).toBe(1);
+});
+
 test('the metrics tell ingested, reused, joined, failed and cancelled PUTs apart', async () => {
   const { service, engine, metrics } = createTestService();
   await service.put(input('a'), { wait: true, signal: never });

@@ -38,9 +38,9 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
     summary: 'Ingest a document, or find it already stored',
     description:
       'Idempotent: the same document, instructions and compression have the same context. The ' +
-      'document is a field of a JSON body, or the body itself (text/plain, text/markdown) with the ' +
-      'options as query parameters, which a JSON body excludes. `Prefer: respond-async` answers as ' +
-      'soon as the id is known.',
+      'document is a field of a JSON body, or the body itself (text/plain, text/markdown) with ' +
+      'the options as query parameters, which a JSON body excludes. `Prefer: respond-async` ' +
+      'answers as soon as the id is known.',
     tags,
     middleware: [readBody({ mediaTypes, maxBytes: limits.maxBodyBytes })],
     request: {

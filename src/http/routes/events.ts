@@ -14,8 +14,8 @@ export function eventRoutes(app: App, { service, limits, logger }: AppDeps): voi
     operationId: 'followContext',
     summary: 'Follow an ingestion',
     description:
-      'Server-sent events: `progress` {phase, done, total} (tokens, or heads while persisting), then ' +
-      '`ready` (the context) or `failed` (a problem). For a context that is ready, `ready` at once.',
+      'Server-sent events: `progress` {phase, done, total} (tokens, or heads while persisting), ' +
+      'then `ready` (the context) or `failed` (a problem). For a ready context, `ready` at once.',
     tags: ['contexts'],
     request: { params: contextParameters },
     responses: {

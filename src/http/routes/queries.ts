@@ -16,9 +16,9 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
     operationId: 'query',
     summary: 'Answer a question from a stored context',
     description:
-      'None of the document is computed again. With `stream`, server-sent events: `token` {text}, ' +
-      'whose concatenation is the answer, then `done` (the answer object); after the first event an ' +
-      'error is an `error` event with a problem.',
+      'None of the document is computed again. With `stream`, server-sent events: `token` ' +
+      '{text}, whose concatenation is the answer, then `done` (the answer object); after the ' +
+      'first event an error is an `error` event with a problem.',
     tags: ['queries'],
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {

@@ -75,7 +75,7 @@ export const putContextBody = z
         .optional()
         .openapi({
           description:
-            'System text: part of the context, never evicted, in place of the one the template has. ' +
+            "System text in place of the template's: part of the context, never evicted. " +
             'Empty text is as good as none.',
         }),
       compression: compression.optional(),

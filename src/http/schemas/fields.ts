@@ -1,8 +1,8 @@
 import { z } from '@hono/zod-openapi';
 
 /*
- * Building blocks of the schemas. The error text of a field is the expectation alone ("a whole number
- * from 1 to 100"); `validation.ts` writes the sentence around it.
+ * Building blocks of the schemas. The error text of a field is the expectation alone ("a whole
+ * number from 1 to 100"); `validation.ts` writes the sentence around it.
  */
 
 /** Text that can be stored and tokenised: no U+0000 and no half of a surrogate pair. */

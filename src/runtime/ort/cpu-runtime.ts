@@ -45,6 +45,12 @@ class OrtCpuRuntime implements Runtime {
     this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: source.tensors });
   }
 
+  warm(): void {
+    this.#prefillSession();
+    this.#scoreSession(false);
+    this.#raggedSession(1);
+  }
+
   createDense(capacity: number): DenseCache {
     return new OrtDenseCache(this.#environment, this.layout, capacity);
   }
@@ -54,17 +60,12 @@ class OrtCpuRuntime implements Runtime {
   }
 
   prefill(cache: DenseCache, ids: Int32Array): void {
-    const session = this.#session('prefill', () =>
-      denseGraph(this.#source, { score: false, predict: false }),
-    );
-    using(new DenseCall(this.#environment, session, ownDense(cache)), (call) => call.run(ids));
+    const call = new DenseCall(this.#environment, this.#prefillSession(), ownDense(cache));
+    using(call, () => call.run(ids));
   }
 
   score(cache: DenseCache, slice: ScoreSlice): Int32Array {
-    const { predict } = slice;
-    const session = this.#session(predict ? 'score+predict' : 'score', () =>
-      denseGraph(this.#source, { score: true, predict }),
-    );
+    const session = this.#scoreSession(slice.predict);
     const mask = this.#causalMask(slice.ids.length);
     return using(new DenseCall(this.#environment, session, ownDense(cache)), (call) =>
       call.score(slice, { mask, layout: this.layout }),
@@ -81,9 +82,7 @@ class OrtCpuRuntime implements Runtime {
     if (this.#lastForward?.fits(own) !== true) {
       this.#lastForward?.close();
       this.#lastForward = undefined;
-      const session = this.#session(`ragged.${slots.length}`, () =>
-        raggedGraph(this.#source, { slots: slots.length }),
-      );
+      const session = this.#raggedSession(slots.length);
       this.#lastForward = new ForwardCall(this.#environment, session, {
         slots: own,
         config: this.config,
@@ -98,6 +97,22 @@ class OrtCpuRuntime implements Runtime {
     for (const session of this.#sessions.values()) session.close();
     this.#sessions.clear();
     this.#environment.close();
+  }
+
+  #prefillSession(): OrtSession {
+    return this.#session('prefill', () =>
+      denseGraph(this.#source, { score: false, predict: false }),
+    );
+  }
+
+  #scoreSession(predict: boolean): OrtSession {
+    return this.#session(predict ? 'score+predict' : 'score', () =>
+      denseGraph(this.#source, { score: true, predict }),
+    );
+  }
+
+  #raggedSession(slots: number): OrtSession {
+    return this.#session(`ragged.${slots}`, () => raggedGraph(this.#source, { slots }));
   }
 
   #session(name: string, author: () => Uint8Array): OrtSession {

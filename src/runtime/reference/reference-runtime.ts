@@ -40,6 +40,8 @@ export function createReferenceRuntime(
     name: 'reference',
     config,
     layout,
+    // Nothing to prepare: weights were read when the runtime was made.
+    warm: () => {},
     createDense: (capacity) => new ReferenceDenseCache(layout, capacity),
     createRagged: (lengths, tailCapacity) =>
       new ReferenceRaggedCache(layout, lengths, tailCapacity),

@@ -1,0 +1,129 @@
+import { crc32 } from 'node:zlib';
+import { assert } from '../src/core/assert.ts';
+import { ReadonceError } from '../src/core/errors.ts';
+import { formatVersion } from '../src/core/identity.ts';
+import { idBytes, idByteLength } from './keys.ts';
+
+/** Bytes of the header before every value's payload; FORMAT.md has the layout. */
+export const frameHeaderBytes = 56;
+
+/** What a value is, as its header says; the numbers are part of the format. */
+export const frameKinds = {
+  pairs: 1,
+  ranking: 2,
+  tokens: 3,
+  catalogue: 4,
+  usage: 5,
+  unfinished: 6,
+  store: 7,
+} as const;
+
+export type FrameKind = keyof typeof frameKinds;
+
+/** Everything a header says but the lengths, which follow from the payload. */
+export interface FrameHeader {
+  readonly kind: FrameKind;
+  /** Precision of the payload's elements, at most 8 ASCII letters; '' where there are none. */
+  readonly precision: string;
+  readonly id: string;
+  readonly layer: number;
+  readonly head: number;
+  /** Rank of the first row. */
+  readonly firstRank: number;
+  /** Rows in the payload; 1 for records. */
+  readonly count: number;
+}
+
+/** A verified value. `payload` is a view of the bytes that were decoded. */
+export interface Frame {
+  readonly count: number;
+  readonly payload: Uint8Array;
+}
+
+const magic = 0x52434f52; // "ROCR", little-endian
+const offsets = {
+  magic: 0,
+  version: 4,
+  kind: 6,
+  precision: 8,
+  id: 16,
+  layer: 36,
+  head: 38,
+  firstRank: 40,
+  count: 44,
+  payloadBytes: 48,
+  checksum: 52,
+} as const;
+const precisionByteLength = offsets.id - offsets.precision;
+
+/** The error for whatever fails a check. `reason` says which; it holds no stored content. */
+export function corruptRecord(
+  id: string,
+  reason: string,
+  details: Readonly<Record<string, unknown>> = {},
+  cause?: unknown,
+): ReadonceError {
+  return new ReadonceError(
+    'corrupt_record',
+    `Expected an intact record for ${id} but got ${reason}; delete the context and put its document again`,
+    { details: { id, reason, ...details }, cause },
+  );
+}
+
+/** A header and its payload (the parts, one after another) as one value. */
+export function encodeFrame(header: FrameHeader, parts: readonly Uint8Array[]): Buffer {
+  assert(header.precision.length <= precisionByteLength, 'precision names have at most 8 letters');
+  const payloadBytes = parts.reduce((sum, part) => sum + part.byteLength, 0);
+  const value = Buffer.alloc(frameHeaderBytes + payloadBytes);
+  value.writeUInt32LE(magic, offsets.magic);
+  value.writeUInt16LE(formatVersion, offsets.version);
+  value.writeUInt16LE(frameKinds[header.kind], offsets.kind);
+  value.write(header.precision, offsets.precision, 'latin1');
+  idBytes(header.id).copy(value, offsets.id);
+  value.writeUInt16LE(header.layer, offsets.layer);
+  value.writeUInt16LE(header.head, offsets.head);
+  value.writeUInt32LE(header.firstRank, offsets.firstRank);
+  value.writeUInt32LE(header.count, offsets.count);
+  value.writeUInt32LE(payloadBytes, offsets.payloadBytes);
+  let end = frameHeaderBytes;
+  for (const part of parts) {
+    value.set(part, end);
+    end += part.byteLength;
+  }
+  value.writeUInt32LE(checksum(value), offsets.checksum);
+  return value;
+}
+
+/**
+ * Verifies a value against where it was found.
+ * @throws ReadonceError `corrupt_record`, whose details name the first check that failed
+ */
+export function decodeFrame(value: Uint8Array, expected: Omit<FrameHeader, 'count'>): Frame {
+  const { id, kind, layer, head, firstRank } = expected;
+  const check = (condition: boolean, reason: string): void => {
+    if (!condition) throw corruptRecord(id, reason, { kind, layer, head, firstRank });
+  };
+  check(value.byteLength >= frameHeaderBytes, 'a value shorter than its header');
+  const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  check(bytes.readUInt32LE(offsets.magic) === magic, 'a wrong magic number');
+  check(bytes.readUInt16LE(offsets.version) === formatVersion, 'an unknown format version');
+  check(bytes.readUInt16LE(offsets.kind) === frameKinds[kind], 'another kind of record');
+  const precision = Buffer.alloc(precisionByteLength);
+  precision.write(expected.precision, 'latin1');
+  check(bytes.subarray(offsets.precision, offsets.id).equals(precision), 'another precision');
+  const owner = bytes.subarray(offsets.id, offsets.id + idByteLength);
+  check(owner.equals(idBytes(id)), "another context's record");
+  check(bytes.readUInt16LE(offsets.layer) === layer, 'another layer');
+  check(bytes.readUInt16LE(offsets.head) === head, 'another head');
+  check(bytes.readUInt32LE(offsets.firstRank) === firstRank, 'another rank');
+  const payloadBytes = bytes.readUInt32LE(offsets.payloadBytes);
+  check(payloadBytes === value.byteLength - frameHeaderBytes, 'a wrong length');
+  check(bytes.readUInt32LE(offsets.checksum) === checksum(bytes), 'a checksum mismatch');
+  return { count: bytes.readUInt32LE(offsets.count), payload: value.subarray(frameHeaderBytes) };
+}
+
+/** CRC-32 over the header before its checksum field, then the payload. */
+function checksum(value: Uint8Array): number {
+  const header = crc32(value.subarray(0, offsets.checksum));
+  return crc32(value.subarray(frameHeaderBytes), header);
+}
