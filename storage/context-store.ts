@@ -30,13 +30,17 @@ export interface ContextWrite {
   readonly usage: ContextUsage;
   readonly prefixIds: Int32Array;
   readonly documentIds: Int32Array;
-  /** Encoded bytes of `rows` keys (or values) of a head. */
+  /**
+   * Encoded bytes of `rows` keys (or values) of a head. Rows are encoded one by one, all to the
+   * same size: pieces are cut between them.
+   */
   encodedBytes(rows: number): number;
   /** Called once per head, in order; the result may be reused by the next call. */
   pairs(head: number): HeadPairs;
   ranking(head: number): HeadRanking;
 }
 
+/** Which contexts a list shows. */
 export interface ListOptions {
   readonly tenant: string;
   /** 1 … 100 */
@@ -47,11 +51,13 @@ export interface ListOptions {
   readonly label: { readonly key: string; readonly value: string } | undefined;
 }
 
+/** A part of a list. */
 export interface ListPage {
   readonly contexts: readonly StoredContext[];
   readonly nextCursor: string | null;
 }
 
+/** What a context was made from, as the model's tokens. */
 export interface TokenIds {
   readonly prefixIds: Int32Array;
   readonly documentIds: Int32Array;
@@ -73,15 +79,18 @@ export interface ContextStore {
    */
   tokenIds(id: string): TokenIds;
   /**
-   * Writes segments, then token ids and rankings, then the catalogue record, each durable before the
-   * next. Writing an id that is there already replaces nothing and returns what is stored.
+   * Writes segments, then token ids and rankings, then the catalogue record, each durable before
+   * the next. Writing an id that is there already replaces nothing and returns what is stored; one that
+   * another caller or process is writing is waited for.
    * @param signal stops between segments; what was written is removed.
-   * @throws ReadonceError `storage_full`
+   * @throws ReadonceError `storage_full`; `conflict` if another process took this one for dead
    */
   write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext>;
   /**
-   * The first `rows` pairs of a head (default all), piece by piece in rank order: only the pieces that hold
-   * them are touched. `keys` and `values` of a piece are valid until the iterator advances.
+   * The first `rows` pairs of a head (default all), piece by piece in rank order: only the pieces
+   * that hold them are touched. `keys` and `values` of a piece are valid until the iterator advances; `keys`
+   * begin at an address divisible by 8, `values` behind the piece's keys. All pieces are of one
+   * snapshot, which holds deleted bytes back from reuse: do not keep an iterator waiting.
    * @throws ReadonceError `not_found`, `corrupt_record`
    */
   readPairs(id: string, head: number, rows?: number): Iterable<HeadPairs>;
@@ -91,7 +100,11 @@ export interface ContextStore {
   update(id: string, change: Partial<ContextUsage>): Promise<StoredContext | undefined>;
   /** Removes a context; false if it was not there. */
   delete(id: string): Promise<boolean>;
-  /** Removes what interrupted writes left behind; returns how many contexts. Run at start-up. */
+  /**
+   * Removes what interrupted writes and removals of dead processes left behind, and contexts that
+   * expired more than a day ago; keeps the quota. Run at start-up.
+   * @returns how many contexts were unfinished
+   */
   sweep(): Promise<number>;
   close(): Promise<void>;
 }

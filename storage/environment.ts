@@ -16,6 +16,7 @@ export type Table = Database<Buffer, Buffer>;
 /** One consistent view: pass it to every read that belongs together, and end it soon. */
 export type Snapshot = ReturnType<Table['useReadTransaction']>;
 
+/** The tables of FORMAT.md. */
 export const tableNames = [
   'store',
   'segments',
@@ -27,6 +28,7 @@ export const tableNames = [
   'unfinished',
 ] as const;
 
+/** A table of FORMAT.md. */
 export type TableName = (typeof tableNames)[number];
 
 /** The LMDB environment of a store. */
@@ -63,8 +65,6 @@ export function openEnvironment(folder: string): Environment {
     compression: false,
     // Lmdb-js would return from commits before they are on disk.
     overlappingSync: false,
-    // Pages are always written whole: no stale memory reaches the disk.
-    noMemInit: true,
   });
   const openTable = (name: TableName): Table =>
     root.openDB<Buffer, Buffer>({ name, encoding: 'binary', keyEncoding: 'binary' });
@@ -79,7 +79,7 @@ export function openEnvironment(folder: string): Environment {
     unfinished: openTable('unfinished'),
   };
   const snapshot = (): Snapshot => {
-    // Lmdb-js keeps a snapshot for the rest of an event-loop turn: too old for another process's commit.
+    // Lmdb-js keeps a snapshot for the rest of an event-loop turn, past other processes' commits.
     root.resetReadTxn();
     return root.useReadTransaction();
   };
@@ -138,7 +138,8 @@ function treePages(tree: TreeStats): number {
 const noRoomCodes: ReadonlySet<unknown> = new Set([5, 27, 28, 122, -30792]);
 
 function asStorageFull(error: unknown, folder: string): unknown {
-  if (error instanceof ReadonceError || !(error instanceof Error) || !('code' in error)) return error;
+  if (error instanceof ReadonceError || !(error instanceof Error) || !('code' in error))
+    return error;
   if (!noRoomCodes.has(error.code)) return error;
   return new ReadonceError(
     'storage_full',

@@ -15,9 +15,9 @@ export const frameKinds = {
   catalogue: 4,
   usage: 5,
   unfinished: 6,
-  store: 7,
 } as const;
 
+/** A word of `frameKinds`. */
 export type FrameKind = keyof typeof frameKinds;
 
 /** Everything a header says but the lengths, which follow from the payload. */

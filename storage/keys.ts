@@ -31,7 +31,7 @@ export function idOfKey(key: Uint8Array): string {
   return `ctx_${Buffer.from(key.subarray(0, idByteLength)).toString('hex')}`;
 }
 
-/** Big-endian, so that LMDB's byte order is rank order within a head and head order in a context. */
+/** Big-endian, so that LMDB's byte order is rank order in a head and head order in a context. */
 export function pieceKey(address: PieceAddress): Buffer {
   const key = Buffer.alloc(pieceKeyByteLength);
   idBytes(address.id).copy(key);

@@ -1,4 +1,5 @@
 import type { Clock } from '../src/core/clock.ts';
+import { contextIdPattern } from '../src/core/identity.ts';
 import { removeFromCatalogue } from './catalogue.ts';
 import type { Environment } from './environment.ts';
 import { idBytes, pieceKeyRange } from './keys.ts';
@@ -8,11 +9,12 @@ import { putMark, releaseToken, requireMark } from './unfinished.ts';
 const keysPerTransaction = 4096;
 
 /**
- * Removes a context: at once from the catalogue, then piece by piece. What is interrupted between is
- * invisible, and the sweep ends it. A context with a broken record is removed too.
+ * Removes a context: at once from the catalogue, then piece by piece. What is interrupted between
+ * is invisible, and the sweep ends it. A context with a broken record is removed too.
  * @returns false if it was not there
  */
 export function removeContext(env: Environment, clock: Clock, id: string): boolean {
+  if (!contextIdPattern.test(id)) return false;
   const token = env.transact(() => {
     if (env.tables.catalogue.get(idBytes(id)) === undefined) return undefined;
     removeFromCatalogue(env, id);
@@ -54,4 +56,3 @@ export function removePieces(env: Environment, id: string, token: string): void 
     }
   }
 }
-

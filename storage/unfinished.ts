@@ -107,7 +107,7 @@ function processExists(pid: number): boolean {
   }
 }
 
-/** `boot/namespace` on Linux; elsewhere the host's name, which says the same a little less surely. */
+/** `boot/namespace` on Linux; elsewhere the host's name, which says it a little less surely. */
 function thisMachine(): string {
   const boot = readText('/proc/sys/kernel/random/boot_id') ?? hostname();
   return `${boot}/${readLink('/proc/self/ns/pid') ?? ''}`;
@@ -120,7 +120,12 @@ function bootOf(machine: string): string {
 /** Field 22 of /proc/PID/stat, counted from behind the name, which may hold spaces; else ''. */
 function processStart(pid: number): string {
   const stat = readText(`/proc/${pid}/stat`) ?? '';
-  return stat.slice(stat.lastIndexOf(')') + 1).trim().split(' ')[19] ?? '';
+  return (
+    stat
+      .slice(stat.lastIndexOf(')') + 1)
+      .trim()
+      .split(' ')[19] ?? ''
+  );
 }
 
 function readText(path: string): string | undefined {

@@ -26,15 +26,17 @@ export interface Budget {
    */
   select(scores: Float32Array, layout: KvLayout, keepRatio: number): KeptPairs;
   /**
-   * The kept count of each head at a smaller ratio, from what was stored: scores per head, best
-   * first, of a context that kept `storedKeepRatio` of `documentTokens` tokens.
+   * The kept count of each head at a smaller ratio, `[layers · kvHeads]`, from the stored scores
+   * alone: what `select` would have chosen, without scoring again.
    */
   prefixCounts(input: PrefixCountsInput): Uint32Array;
 }
 
+/** A stored context, and the ratio that a query asks for. */
 export interface PrefixCountsInput {
   readonly layout: KvLayout;
   readonly documentTokens: number;
+  /** At most the one it was stored with. */
   readonly keepRatio: number;
   /** What was kept when stored. */
   readonly stored: KeptPairs;

@@ -1,6 +1,6 @@
 import type { KvLayout } from '../core/kv-layout.ts';
 
-/** One teacher-forced reconstruction pass (KVZIP.md, step 2). */
+/** One teacher-forced reconstruction pass (arXiv 2505.23416, section 3). */
 export interface ReconstructionPass {
   /** Token ids before the chunk: the repeat instruction, and S. */
   readonly promptIds: Int32Array;
@@ -28,8 +28,9 @@ export interface ScoringAccess extends ScoringPlanInput {
   /** Post-RoPE document keys of one head, `[n, headDim]` float32; read only. */
   documentKeys(head: number): Float32Array;
   /**
-   * Runs a reconstruction pass over the whole dense cache and returns, per head and chunk token, the
-   * largest attention any query of the pass paid it: `[layers · kvHeads, chunkEnd − chunkStart]`.
+   * Runs a reconstruction pass over the whole dense cache and returns, per head and chunk token,
+   * the largest attention any query of the pass paid it:
+   * `[layers · kvHeads, chunkEnd − chunkStart]`.
    */
   reconstruct(pass: ReconstructionPass): Promise<Float32Array>;
 }

@@ -1,4 +1,5 @@
 import { assert } from '../core/assert.ts';
+import { concatenate } from '../core/concatenate.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { ReconstructionPass, ScoringPlanInput } from './method.ts';
 
@@ -74,16 +75,6 @@ export function reconstructionPasses(input: ScoringPlanInput): readonly Reconstr
 
 function roomBesideTemplate(input: ScoringPlanInput): number {
   return input.contextLength - input.prefixTokens - input.suffixIds.length;
-}
-
-function concatenate(...parts: readonly Int32Array[]): Int32Array {
-  const whole = new Int32Array(parts.reduce((length, part) => length + part.length, 0));
-  let filled = 0;
-  for (const part of parts) {
-    whole.set(part, filled);
-    filled += part.length;
-  }
-  return whole;
 }
 
 function tooLong(input: ScoringPlanInput, prompts: PromptTokens): ReadonceError {

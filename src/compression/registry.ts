@@ -21,8 +21,10 @@ export const scoringMethods: ReadonlyMap<string, ScoringMethod> = byName([
   keyNorm,
 ]);
 
+/** Rules that turn scores into kept pairs, by the name of the HTTP contract. */
 export const budgets: ReadonlyMap<string, Budget> = byName([globalBudget, uniformBudget]);
 
+/** Stored element types, by the name of the HTTP contract. */
 export const precisions: ReadonlyMap<string, Precision> = byName([f16, f32]);
 
 /** Names of the contract that are not built yet: description by name. */
@@ -64,6 +66,7 @@ export function resolvePrecision(name: string): Precision {
   return resolve({ what: 'precision', name, built: precisions, planned: planned.precisions });
 }
 
+/** What decides a keepRatio: the method, then the caller, then the default. */
 export interface KeepRatioRequest {
   readonly method: ScoringMethod;
   /** What the caller asked for; undefined: nothing. */

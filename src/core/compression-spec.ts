@@ -1,4 +1,7 @@
-/** The methods of the HTTP contract, built or not; `src/compression/registry.ts` has what is built. */
+/**
+ * How a context is compressed, every choice made. The words are those of the HTTP contract;
+ * `src/compression/registry.ts` has what is built.
+ */
 export interface CompressionSpec {
   /** Scoring method, a name of `GET /methods`. */
   readonly method: string;

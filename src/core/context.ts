@@ -48,6 +48,7 @@ export interface ContextUsage {
   readonly labels: Readonly<Record<string, string>>;
 }
 
+/** A context as the store hands it out: always a whole one. */
 export interface StoredContext {
   readonly record: ContextRecord;
   readonly usage: ContextUsage;

@@ -26,8 +26,10 @@ export const errorTable = {
   storage_full: { status: 507, title: 'Storage full', retryable: false },
 } as const;
 
+/** What programs tell errors apart by; a code never changes its meaning. */
 export type ErrorCode = keyof typeof errorTable;
 
+/** What an error has beside code and message. All but `cause` crosses process boundaries. */
 export interface ErrorOptions {
   readonly cause?: unknown;
   /** Machine-readable facts (numbers, paths); never document or query text. */
@@ -85,7 +87,10 @@ export class ReadonceError extends Error {
   }
 }
 
-/** Makes any thrown value one of ours; what is not yet becomes `internal` with the original as cause. */
+/**
+ * Makes any thrown value one of ours; what is not yet becomes `internal` with the original as
+ * cause.
+ */
 export function asReadonceError(error: unknown): ReadonceError {
   if (error instanceof ReadonceError) return error;
   const message = error instanceof Error ? error.message : String(error);

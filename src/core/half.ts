@@ -1,6 +1,6 @@
 /**
- * IEEE 754 binary16 in `Uint16Array`s (Node 20 has no Float16Array). Rounding is to nearest, ties to
- * even, as hardware does it.
+ * IEEE 754 binary16 in `Uint16Array`s (Node 20 has no Float16Array). Rounding is to nearest, ties
+ * to even, as hardware does it.
  */
 const scratch = new Float32Array(1);
 const scratchBits = new Uint32Array(scratch.buffer);

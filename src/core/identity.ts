@@ -4,7 +4,10 @@ import type { CompressionSpec } from './compression-spec.ts';
 /** Bumped whenever the stored bytes of the same inputs would differ. Part of every context's id. */
 export const formatVersion = 1;
 
-/** Everything a context's numbers depend on (DESIGN, idea 3); not device, threads or batching. */
+/**
+ * Everything a context's numbers depend on (docs/ARCHITECTURE.md, idea 3); not device, threads or
+ * batching.
+ */
 export interface ContextIdentity {
   /** Salt of the tenant that owns the context; '' without tenants. */
   readonly tenantSalt: string;
@@ -21,12 +24,13 @@ export interface ContextIdentity {
   readonly chunkTokens: number;
 }
 
-/** Prefix of every context id. */
+/** The form of every context id, as `contextId` makes them. */
 export const contextIdPattern = /^ctx_[0-9a-f]{40}$/;
 
 /**
  * The id of a context: `ctx_` and the first 160 bits of a SHA-256 over the identity, each field
- * length-prefixed so that no two identities serialise alike. Token ids enter as little-endian int32.
+ * length-prefixed so that no two identities serialise alike. Token ids enter as little-endian
+ * int32.
  */
 export function contextId(identity: ContextIdentity): string {
   const hash = createHash('sha256');

@@ -1,6 +1,7 @@
 /**
- * The shape of a model's KV cache. A KV head is a sequence of its own: nothing may assume one length
- * for a layer (DESIGN, idea 1). Heads are numbered `layer * kvHeads + kvHead`.
+ * The shape of a model's KV cache. A KV head is a sequence of its own: nothing may assume one
+ * length for a layer (docs/ARCHITECTURE.md, idea 1). Heads are numbered
+ * `layer * kvHeads + kvHead`.
  */
 export interface KvLayout {
   readonly layers: number;

@@ -3,8 +3,8 @@ import { assert } from '../core/assert.ts';
 /** The text of an answer while its tokens arrive. */
 export interface AnswerText {
   /**
-   * Takes the next token. 'stop': a stop string came up, the answer is complete and no further token
-   * may be pushed.
+   * Takes the next token. 'stop': a stop string came up, the answer is complete and no further
+   * token may be pushed.
    */
   push(id: number): 'continue' | 'stop';
   /** No more tokens come: decides what was held back. May be called again, and after 'stop'. */
@@ -13,6 +13,7 @@ export interface AnswerText {
   readonly text: string;
 }
 
+/** How tokens become text, where the text ends, and who gets it. */
 export interface AnswerTextOptions {
   /** Raw bytes of a token, empty for control tokens. */
   readonly tokenBytes: (id: number) => Uint8Array;

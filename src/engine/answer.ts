@@ -1,18 +1,21 @@
 import type { Clock } from '../core/clock.ts';
+import { concatenate } from '../core/concatenate.ts';
 import { contextTokens, type ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import { resolvePrecision } from '../compression/registry.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { createAnswerText } from './answer-text.ts';
-import type { ContextQueue } from './context-queue.ts';
+import { createAnswerText, type AnswerText } from './answer-text.ts';
 import type { DeviceTurns } from './device-turns.ts';
+import { leastTokens } from './document.ts';
+import type { KeyedQueue } from './keyed-queue.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
 import type { EngineAnswer, EngineQuery } from './protocol.ts';
 import { createSampler } from './sampling.ts';
 import type { Stepper } from './stepper.ts';
 
+/** What all answers of an engine share. Nothing of it is closed by an answer. */
 export interface AnswerDependencies {
   readonly checkpoint: Checkpoint;
   readonly runtime: Runtime;
@@ -20,12 +23,13 @@ export interface AnswerDependencies {
   readonly turns: DeviceTurns;
   readonly stepper: Stepper;
   readonly loaded: LoadedContexts;
-  readonly queue: ContextQueue;
+  readonly queue: KeyedQueue;
   readonly clock: Clock;
   /** Tokens of a query computed in one piece of work. */
   readonly sliceTokens: number;
 }
 
+/** One query. `onText` gets the pieces of the answer in order, all of them before the call ends. */
 export interface AnswerCall {
   readonly query: EngineQuery;
   readonly onText: (text: string) => void;
@@ -46,10 +50,7 @@ export async function answer(
   const record = findContext(dependencies, call.query.contextId);
   const keepRatio = usedKeepRatio(record, call.query.keepRatio);
   const queryIds = encodeQuery(dependencies.checkpoint, record, call.query);
-  const request = { record, keepRatio, queryIds, arrivedMs };
-  return dependencies.queue.run(`${record.id}@${keepRatio}`, () =>
-    new AnswerRun(dependencies, call, request).run(),
-  );
+  return new AnswerRun(dependencies, call, { record, keepRatio, queryIds, arrivedMs }).run();
 }
 
 function findContext({ store, checkpoint }: AnswerDependencies, id: string): ContextRecord {
@@ -82,7 +83,7 @@ function usedKeepRatio(record: ContextRecord, asked: number | undefined): number
   return asked;
 }
 
-/** Q + S (KVZIP.md, step 6). */
+/** Q and S: the query behind a blank line, as a user would go on, then the template's suffix. */
 function encodeQuery(
   { tokenizer, template, config, id }: Checkpoint,
   record: ContextRecord,
@@ -103,11 +104,10 @@ function encodeQuery(
         },
       },
     );
-  const atLeast = Math.ceil(Buffer.byteLength(query, 'utf8') / tokenizer.longestTokenBytes);
   const room = config.contextLength - context - sampling.maxTokens;
+  const atLeast = leastTokens(tokenizer, query, room);
   if (atLeast > room) throw tooLong(`at least ${atLeast}`);
-  const text = tokenizer.encode(`\n\n${query}`);
-  const ids = Int32Array.of(...text, ...template.suffixIds);
+  const ids = concatenate(tokenizer.encode(`\n\n${query}`), template.suffixIds);
   if (ids.length > room) throw tooLong(ids.length);
   return ids;
 }
@@ -129,6 +129,7 @@ class AnswerRun {
   #loadMs = 0;
   #firstTokenMs = 0;
   #completionTokens = 0;
+  #pairs = 0;
 
   constructor(dependencies: AnswerDependencies, call: AnswerCall, request: PreparedQuery) {
     this.#dependencies = dependencies;
@@ -138,25 +139,33 @@ class AnswerRun {
   }
 
   async run(): Promise<EngineAnswer> {
-    const { loaded, checkpoint } = this.#dependencies;
+    const { checkpoint, queue } = this.#dependencies;
     const { query, onText, signal } = this.#call;
+    const { record, keepRatio } = this.#request;
     const text = createAnswerText({
       tokenBytes: (id) => checkpoint.tokenizer.tokenBytes(id),
       stop: query.sampling.stop,
       emit: onText,
     });
-    let context: LoadedContext | undefined;
     let finishReason: EngineAnswer['finishReason'] = 'cancelled';
     try {
-      context = await this.#acquire();
-      finishReason = await this.#decode(context, text);
+      const key = `${record.id}@${keepRatio}`;
+      finishReason = await queue.run(key, () => this.#useContext(text), signal);
     } catch (error) {
       if (!signal.aborted) throw error;
-    } finally {
-      if (context !== undefined) loaded.release(context);
     }
     text.finish();
-    return this.#result(text.text, { finishReason, pairs: pairCount(context) });
+    return this.#result(text.text, finishReason);
+  }
+
+  async #useContext(text: AnswerText): Promise<EngineAnswer['finishReason']> {
+    const context = await this.#acquire();
+    try {
+      this.#pairs = context.cache.lengths.reduce((sum, length) => sum + length, 0);
+      return await this.#decode(context, text);
+    } finally {
+      this.#dependencies.loaded.release(context);
+    }
   }
 
   #acquire(): Promise<LoadedContext> {
@@ -176,10 +185,7 @@ class AnswerRun {
     );
   }
 
-  async #decode(
-    { cache }: LoadedContext,
-    text: ReturnType<typeof createAnswerText>,
-  ): Promise<EngineAnswer['finishReason']> {
+  async #decode({ cache }: LoadedContext, text: AnswerText): Promise<EngineAnswer['finishReason']> {
     const { checkpoint, clock, stepper } = this.#dependencies;
     const { signal } = this.#call;
     const { sampling } = this.#call.query;
@@ -221,13 +227,7 @@ class AnswerRun {
     return logits as Float32Array;
   }
 
-  #result(
-    text: string,
-    {
-      finishReason,
-      pairs,
-    }: { readonly finishReason: EngineAnswer['finishReason']; readonly pairs: number },
-  ): EngineAnswer {
+  #result(text: string, finishReason: EngineAnswer['finishReason']): EngineAnswer {
     const { record, keepRatio, queryIds, arrivedMs } = this.#request;
     const precision = resolvePrecision(record.compression.precision);
     const totalMs = this.#dependencies.clock.monotonicMs() - arrivedMs;
@@ -245,8 +245,8 @@ class AnswerRun {
       cache: {
         source: this.#source,
         keepRatio,
-        pairs,
-        bytes: 2 * precision.encodedBytes(pairs, record.layout.headDim),
+        pairs: this.#pairs,
+        bytes: 2 * precision.encodedBytes(this.#pairs, record.layout.headDim),
       },
       timings: {
         queueMs: this.#startedMs - arrivedMs,
@@ -257,8 +257,4 @@ class AnswerRun {
       },
     };
   }
-}
-
-function pairCount(context: LoadedContext | undefined): number {
-  return context === undefined ? 0 : context.cache.lengths.reduce((sum, n) => sum + n, 0);
 }

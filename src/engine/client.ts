@@ -1,5 +1,4 @@
 import { fork, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { assert, defined } from '../core/assert.ts';
@@ -21,6 +20,7 @@ import type {
   IngestRequest,
 } from './protocol.ts';
 
+/** What the process is started with, and the logger of this side, which does not cross. */
 export interface StartEngineOptions extends EngineOptions {
   readonly logger: Logger;
 }
@@ -65,7 +65,8 @@ class EngineClient implements SupervisedEngine {
   #nextRequestId = 1;
   #backoffMs = restart.firstMs;
   #restartTimer: NodeJS.Timeout | undefined;
-  #closing = false;
+  #closed: Promise<void> | undefined;
+  #onEnded = (): void => undefined;
   #firstStart: { resolve: (info: EngineInfo) => void; reject: (error: Error) => void } | undefined;
 
   constructor({ logger, ...options }: StartEngineOptions) {
@@ -116,15 +117,21 @@ class EngineClient implements SupervisedEngine {
     await this.#call({ op: 'unload', args: { contextId } }, {});
   }
 
-  async close(): Promise<void> {
-    this.#closing = true;
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  async #end(): Promise<void> {
     clearTimeout(this.#restartTimer);
     const child = this.#child;
-    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-    const exited = once(child, 'exit');
+    if (child === undefined) return;
+    const ended = new Promise<void>((resolve) => {
+      this.#onEnded = resolve;
+    });
     if (child.connected) child.send({ op: 'shutdown' } satisfies EngineRequest);
     const timer = setTimeout(() => child.kill('SIGKILL'), shutdownMs);
-    await exited;
+    await ended;
     clearTimeout(timer);
   }
 
@@ -134,15 +141,24 @@ class EngineClient implements SupervisedEngine {
     this.#child = child;
     this.#state = 'starting';
     child.on('message', (message) => this.#receive(message as EngineReply));
-    child.on('error', (error) => this.#logger.error({ err: error }, 'engine process error'));
-    child.on('exit', (exitCode, exitSignal) => {
+    const ended = (exitCode: number | null, exitSignal: string | null): void => {
       const stable = Date.now() - startedMs > restart.stableMs;
-      this.#exited({ exitCode, exitSignal, stable });
+      this.#ended({ exitCode, exitSignal, stable });
+    };
+    child.on('error', (error) => {
+      this.#logger.error({ err: error }, 'engine process error');
+      // A process that could not be made has no exit.
+      if (child.pid === undefined) ended(null, null);
+    });
+    child.on('exit', (exitCode, exitSignal) => {
+      // What it said last may still be in the channel.
+      if (child.connected) child.once('disconnect', () => ended(exitCode, exitSignal));
+      else ended(exitCode, exitSignal);
     });
     child.send({ op: 'start', options: this.#options } satisfies EngineRequest);
   }
 
-  #exited(end: {
+  #ended(end: {
     readonly exitCode: number | null;
     readonly exitSignal: string | null;
     readonly stable: boolean;
@@ -153,14 +169,14 @@ class EngineClient implements SupervisedEngine {
     const error = this.#unavailable('The engine process ended');
     for (const pending of this.#pending.values()) pending.reject(error);
     this.#pending.clear();
-    if (this.#closing) return;
+    const wasReady = this.#firstStart === undefined;
+    this.#firstStart?.reject(error);
+    this.#firstStart = undefined;
+    this.#onEnded();
+    if (this.#closed !== undefined) return;
     this.#logger.error({ ...end, restartMs: this.#backoffMs }, 'engine process ended');
     // A model that cannot be opened at all is for the operator to mend, not for a retry.
-    if (this.#firstStart !== undefined) {
-      this.#firstStart.reject(error);
-      this.#firstStart = undefined;
-      return;
-    }
+    if (!wasReady) return;
     this.#restartTimer = setTimeout(() => this.#spawn(), this.#backoffMs);
     this.#backoffMs = Math.min(this.#backoffMs * 2, restart.longestMs);
   }
@@ -209,7 +225,8 @@ class EngineClient implements SupervisedEngine {
   ): Promise<unknown> {
     signal?.throwIfAborted();
     const child = this.#child;
-    if (this.#state !== 'ready' || child === undefined || !child.connected) {
+    const isOpen = this.#closed === undefined && child?.connected === true;
+    if (!isOpen || this.#state !== 'ready') {
       return Promise.reject(this.#unavailable('The engine is not ready'));
     }
     const requestId = this.#nextRequestId++;

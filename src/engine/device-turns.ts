@@ -10,14 +10,14 @@ interface Turn {
   readonly refuse: (error: unknown) => void;
 }
 
+const order: readonly TurnKind[] = ['step', 'extend', 'ingest'];
+
 /**
- * Who computes next: the scheduling policy of an engine, whole. The device does one bounded piece of
- * work at a time; waiting kinds take turns in the order below, first come first served within a
+ * Who computes next: the scheduling policy of an engine, whole. The device does one bounded piece
+ * of work at a time; waiting kinds take turns in the order above, first come first served within a
  * kind. So a decode step of all running answers comes between any two slices of an ingestion, and a
  * long document stalls answers by at most one slice and one query's extension.
  */
-const order: readonly TurnKind[] = ['step', 'extend', 'ingest'];
-
 export class DeviceTurns implements Closeable {
   readonly #queues: Readonly<Record<TurnKind, Turn[]>> = { step: [], extend: [], ingest: [] };
   #last = order.length - 1;

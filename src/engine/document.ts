@@ -2,7 +2,7 @@ import type { CompressionSpec } from '../core/compression-spec.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { contextId } from '../core/identity.ts';
 import { kvLayout } from '../model/config.ts';
-import type { Checkpoint } from '../model/checkpoint.ts';
+import type { Checkpoint, Tokenizer } from '../model/checkpoint.ts';
 import type { ScoringMethod, ScoringPlanInput } from '../compression/method.ts';
 import { resolveMethod } from '../compression/registry.ts';
 import type { IdentifyRequest } from './protocol.ts';
@@ -20,8 +20,8 @@ export interface TokenizedDocument {
 
 /**
  * Tokenises a document and names the context it becomes; the model does not run.
- * @throws ReadonceError `context_too_long` if it leaves no room in the model's window; a text that
- * cannot fit is refused before it is tokenised
+ * @throws ReadonceError `context_too_long` if it leaves no room in the model's window (a text that
+ * cannot fit is refused before all of it is tokenised), `invalid_argument` if it has no tokens
  */
 export function tokenizeDocument(
   checkpoint: Checkpoint,
@@ -32,6 +32,13 @@ export function tokenizeDocument(
   refuseHopeless(checkpoint, request.instructions ?? '', 'instructions');
   const prefixIds = template.prefixIds(request.instructions);
   const documentIds = tokenizer.encode(request.document);
+  if (documentIds.length === 0) {
+    throw new ReadonceError(
+      'invalid_argument',
+      `Expected a document of at least one token of ${checkpoint.id} but got none: its vocabulary ` +
+        'has no token for any of the characters.',
+    );
+  }
   const method = resolveMethod(request.compression.method);
   const limit = config.contextLength - prefixIds.length - template.suffixIds.length - 1;
   if (documentIds.length > limit) {
@@ -59,12 +66,31 @@ export function tokenizeDocument(
   return { id, prefixIds, documentIds, compression, method, chunkTokens, plan };
 }
 
-/** Refuses a text of which even the longest tokens would overrun the window. */
+/** Refuses a text that would overrun the window by itself. */
 function refuseHopeless(checkpoint: Checkpoint, text: string, what: string): void {
-  const bytes = Buffer.byteLength(text, 'utf8');
-  const atLeast = Math.ceil(bytes / checkpoint.tokenizer.longestTokenBytes);
   const limit = checkpoint.config.contextLength;
+  const atLeast = leastTokens(checkpoint.tokenizer, text, limit);
   if (atLeast > limit) throw tooLong(checkpoint, { tokens: `at least ${atLeast}`, limit, what });
+}
+
+/** Ordinary prose has about four characters a token; twice that says little of a text that fits. */
+const probedCharactersPerToken = 8;
+
+/**
+ * A lower bound of a text's tokens, to refuse what is far too long: tokenising costs up to a second
+ * for 100 KB, during which the engine does nothing else. The bound is what the longest token
+ * allows, or what the beginning of the text has if `limit` is likely to be passed there. The
+ * beginning ends before white space, where tokens end too.
+ */
+export function leastTokens(tokenizer: Tokenizer, text: string, limit: number): number {
+  const bytes = Buffer.byteLength(text, 'utf8');
+  const atLeast = Math.ceil(bytes / tokenizer.longestTokenBytes);
+  const probed = probedCharactersPerToken * limit;
+  if (atLeast > limit || text.length <= probed) return atLeast;
+  const beginning = text.slice(0, probed);
+  const space = beginning.search(/\s\S*$/);
+  const whole = space > 0 ? beginning.slice(0, space).trimEnd() : beginning;
+  return Math.max(atLeast, tokenizer.encode(whole).length);
 }
 
 function tooLong(

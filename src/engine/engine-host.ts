@@ -9,10 +9,10 @@ import type { Logger } from '../observability/logger.ts';
 import { openContextStore } from '../../storage/open-store.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { answer, type AnswerCall } from './answer.ts';
-import { ContextQueue } from './context-queue.ts';
 import { DeviceTurns } from './device-turns.ts';
 import { tokenizeDocument } from './document.ts';
 import { ingest, type IngestCall } from './ingest.ts';
+import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
 import type {
   EngineAnswer,
@@ -36,11 +36,12 @@ export class EngineHost {
   readonly #runtime: Runtime;
   readonly #store: ContextStore;
   readonly #turns = new DeviceTurns();
-  readonly #queue = new ContextQueue();
+  readonly #queue = new KeyedQueue();
   readonly #stepper: Stepper;
   readonly #loaded: LoadedContexts;
-  /** Ingestions run one after another: each holds a dense cache. */
-  #lastIngestion: Promise<unknown> = Promise.resolve();
+  /** Calls that hold caches or write to the store. */
+  readonly #running = new Set<Promise<unknown>>();
+  #closed: Promise<void> | undefined;
 
   private constructor(
     parts: { readonly checkpoint: Checkpoint; readonly store: ContextStore },
@@ -102,41 +103,34 @@ export class EngineHost {
     };
   }
 
+  /** Ingestions run one after another: each holds a dense cache. */
   ingest(call: IngestCall): Promise<StoredContext> {
-    const run = (): Promise<StoredContext> => {
-      call.signal.throwIfAborted();
-      return ingest(
-        {
-          checkpoint: this.#checkpoint,
-          runtime: this.#runtime,
-          store: this.#store,
-          turns: this.#turns,
-          clock: systemClock,
-          sliceTokens,
-        },
-        call,
-      );
+    const dependencies = {
+      checkpoint: this.#checkpoint,
+      runtime: this.#runtime,
+      store: this.#store,
+      turns: this.#turns,
+      clock: systemClock,
+      sliceTokens,
     };
-    const result = this.#lastIngestion.then(run, run);
-    this.#lastIngestion = result;
-    return result;
+    return this.#track(
+      this.#queue.run('ingestions', () => ingest(dependencies, call), call.signal),
+    );
   }
 
   answer(call: AnswerCall): Promise<EngineAnswer> {
-    return answer(
-      {
-        checkpoint: this.#checkpoint,
-        runtime: this.#runtime,
-        store: this.#store,
-        turns: this.#turns,
-        stepper: this.#stepper,
-        loaded: this.#loaded,
-        queue: this.#queue,
-        clock: systemClock,
-        sliceTokens,
-      },
-      call,
-    );
+    const dependencies = {
+      checkpoint: this.#checkpoint,
+      runtime: this.#runtime,
+      store: this.#store,
+      turns: this.#turns,
+      stepper: this.#stepper,
+      loaded: this.#loaded,
+      queue: this.#queue,
+      clock: systemClock,
+      sliceTokens,
+    };
+    return this.#track(answer(dependencies, call));
   }
 
   /** Forgets a loaded context. */
@@ -144,11 +138,28 @@ export class EngineHost {
     this.#loaded.drop(contextId);
   }
 
-  async close(): Promise<void> {
+  /** Refuses what waits for the device; the calls that run end at their next piece of work. */
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  async #end(): Promise<void> {
     this.#turns.close();
+    await Promise.allSettled(this.#running);
     this.#loaded.close();
     this.#runtime.close();
     await this.#store.close();
+  }
+
+  /** Remembers a call until it settles. */
+  #track<T>(call: Promise<T>): Promise<T> {
+    this.#running.add(call);
+    const forget = (): void => {
+      this.#running.delete(call);
+    };
+    call.then(forget, forget);
+    return call;
   }
 }
 

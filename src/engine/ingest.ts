@@ -4,6 +4,7 @@ import type { ReconstructionPass, ScoringAccess } from '../compression/method.ts
 import { reconstructionPasses } from '../compression/reconstruction.ts';
 import { resolveBudget, resolvePrecision } from '../compression/registry.ts';
 import type { Clock } from '../core/clock.ts';
+import { concatenate } from '../core/concatenate.ts';
 import type { ContextRecord, StoredContext } from '../core/context.ts';
 import { headCount } from '../core/kv-layout.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
@@ -14,6 +15,7 @@ import { tokenizeDocument, type TokenizedDocument } from './document.ts';
 import type { IngestProgress, IngestRequest } from './protocol.ts';
 import { RankedPairs } from './ranked-pairs.ts';
 
+/** What all ingestions of an engine share. Nothing of it is closed by an ingestion. */
 export interface IngestDependencies {
   readonly checkpoint: Checkpoint;
   readonly runtime: Runtime;
@@ -27,6 +29,7 @@ export interface IngestDependencies {
   readonly sliceTokens: number;
 }
 
+/** One document to read. An abort ends it before its next piece of work, and nothing is stored. */
 export interface IngestCall {
   readonly request: IngestRequest;
   readonly onProgress: (progress: IngestProgress) => void;
@@ -34,7 +37,7 @@ export interface IngestCall {
 }
 
 /**
- * Reads a document once: prefill, reconstruct and score, choose, store (KVZIP.md, steps 1 to 5).
+ * Reads a document once: prefill, reconstruct and score, choose, store.
  * Holds one dense cache while it runs.
  * @throws ReadonceError `context_too_long`, `storage_full`, `out_of_memory`; the signal's reason
  */
@@ -234,11 +237,4 @@ class Ingestion {
       onProgress({ phase, done: Math.min(total, done + start + slice.length), total });
     }
   }
-}
-
-function concatenate(first: Int32Array, second: Int32Array): Int32Array {
-  const ids = new Int32Array(first.length + second.length);
-  ids.set(first);
-  ids.set(second, first.length);
-  return ids;
 }

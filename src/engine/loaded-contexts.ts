@@ -15,6 +15,7 @@ export interface LoadedContext {
   readonly keepRatio: number;
 }
 
+/** What a query needs of its context. */
 export interface LoadRequest {
   readonly record: ContextRecord;
   /** At most the record's. */
@@ -23,6 +24,7 @@ export interface LoadRequest {
   readonly tailTokens: number;
 }
 
+/** Where contexts are read from and held, and how much they may take. */
 export interface LoadedContextsOptions {
   readonly runtime: Runtime;
   readonly store: ContextStore;
@@ -67,8 +69,8 @@ export class LoadedContexts {
   }
 
   /**
-   * Takes a context for one query, loading it if it is not in memory. Synchronous: runs in a turn of
-   * the device. Callers queue for a context that is in use (`ContextQueue`).
+   * Takes a context for one query, loading it if it is not in memory. Synchronous: runs in a turn
+   * of the device. Callers queue for a context that is in use (`KeyedQueue`).
    * @throws ReadonceError `not_found`, `corrupt_record`, `out_of_memory`
    */
   acquire(request: LoadRequest): LoadedContext {
@@ -79,11 +81,12 @@ export class LoadedContexts {
     if (entry === undefined) {
       const lengths = contextLengths(this.#options.store, record, keepRatio);
       this.#makeRoom(this.#bytesOf(lengths, tailCapacity));
-      entry = { key, context: this.#load(request, lengths), inUse: false, dropped: false };
+      const context = this.#load(request, { lengths, tailCapacity });
+      entry = { key, context, inUse: false, dropped: false };
     }
     assert(!entry.inUse, 'a loaded context serves one query at a time');
+    this.#reserveTail(entry, tailCapacity);
     entry.inUse = true;
-    entry.context.cache.reserveTail(tailCapacity);
     // Re-inserting makes it the most recently used.
     this.#entries.delete(key);
     this.#entries.set(key, entry);
@@ -102,7 +105,7 @@ export class LoadedContexts {
 
   /** Forgets a context that was deleted; one in use goes when it is released. */
   drop(contextId: string): void {
-    for (const entry of [...this.#entries.values()]) {
+    for (const entry of this.#entries.values()) {
       if (entry.context.record.id !== contextId) continue;
       if (entry.inUse) entry.dropped = true;
       else this.#remove(entry);
@@ -110,7 +113,7 @@ export class LoadedContexts {
   }
 
   close(): void {
-    for (const entry of [...this.#entries.values()]) this.#remove(entry);
+    for (const entry of this.#entries.values()) this.#remove(entry);
   }
 
   #remove(entry: Entry): void {
@@ -118,32 +121,57 @@ export class LoadedContexts {
     entry.context.cache.close();
   }
 
+  #reserveTail({ key, context }: Entry, tailCapacity: number): void {
+    const { cache } = context;
+    if (tailCapacity <= cache.tailCapacity) return;
+    const bytes = this.#bytesOf(cache.lengths, tailCapacity);
+    this.#makeRoom(bytes, key);
+    cache.reserveTail(tailCapacity);
+  }
+
   #bytesOf(lengths: Uint32Array, tailCapacity: number): number {
     const rows = lengths.reduce((sum, length) => sum + length + tailCapacity, 0);
     return rows * 2 * this.#options.runtime.layout.headDim * Float32Array.BYTES_PER_ELEMENT;
   }
 
-  #makeRoom(bytes: number): void {
+  /** Makes room for a context of `bytes`; what `replaced` holds does not count and stays. */
+  #makeRoom(bytes: number, replaced?: string): void {
     const { poolBytes } = this.#options;
-    for (const entry of [...this.#entries.values()]) {
-      if (this.sizeBytes + bytes <= poolBytes) return;
-      if (!entry.inUse) this.#remove(entry);
+    const facts = { bytes, poolBytes };
+    if (bytes > poolBytes) {
+      throw new ReadonceError(
+        'out_of_memory',
+        `Expected a context of at most ${poolBytes} bytes in memory but it needs ${bytes}: raise ` +
+          'READONCE_POOL_BYTES, or ask with a smaller keepRatio or maxTokens',
+        { details: facts },
+      );
     }
-    const held = this.sizeBytes;
-    if (held + bytes <= poolBytes) return;
+    const others = [...this.#entries.values()].filter(({ key }) => key !== replaced);
+    let heldBytes = others.reduce((sum, { context }) => sum + context.cache.sizeBytes, 0);
+    for (const entry of others) {
+      if (heldBytes + bytes <= poolBytes) return;
+      if (entry.inUse) continue;
+      heldBytes -= entry.context.cache.sizeBytes;
+      this.#remove(entry);
+    }
+    if (heldBytes + bytes <= poolBytes) return;
     throw new ReadonceError(
-      held === 0 ? 'out_of_memory' : 'overloaded',
-      `Expected a context of at most ${poolBytes - held} bytes in memory but it needs ${bytes}: ` +
-        'raise READONCE_POOL_BYTES, or ask with a smaller keepRatio or maxTokens',
-      { details: { bytes, poolBytes, heldBytes: held }, retryAfterSeconds: 1 },
+      'overloaded',
+      `Expected room for ${bytes} bytes in memory but running queries hold ${heldBytes} of ` +
+        `${poolBytes}: try again shortly, or raise READONCE_POOL_BYTES`,
+      { details: { ...facts, heldBytes }, retryAfterSeconds: 1 },
     );
   }
 
-  #load({ record, keepRatio }: LoadRequest, lengths: Uint32Array): LoadedContext {
+  #load(
+    { record, keepRatio }: LoadRequest,
+    shape: { readonly lengths: Uint32Array; readonly tailCapacity: number },
+  ): LoadedContext {
     const { runtime, store } = this.#options;
     const precision = resolvePrecision(record.compression.precision);
     const { headDim } = record.layout;
-    const cache = runtime.createRagged(lengths, tailStep);
+    const { lengths, tailCapacity } = shape;
+    const cache = runtime.createRagged(lengths, tailCapacity);
     try {
       for (const [head, rows] of lengths.entries()) {
         const [keys, values] = [cache.keys(head), cache.values(head)];

@@ -17,7 +17,9 @@ export interface EngineInfo {
   readonly device: string;
 }
 
+/** What a document's identity is made of, but for the model, which the engine knows. */
 export interface IdentifyRequest {
+  /** Owner; '' without tenants. */
   readonly tenant: string;
   /** Trimmed, not empty. */
   readonly document: string;
@@ -34,10 +36,12 @@ export interface Identified {
   readonly stored: StoredContext | undefined;
 }
 
+/** A document to read and store, and the usage that its context begins with. */
 export interface IngestRequest extends IdentifyRequest {
   readonly usage: Pick<ContextUsage, 'expiresAtMs' | 'pinned' | 'labels'>;
 }
 
+/** How far an ingestion is. Methods that do not reconstruct skip `score`. */
 export interface IngestProgress {
   readonly phase: 'prefill' | 'score' | 'persist';
   /** Tokens, or heads while persisting. */
@@ -45,17 +49,23 @@ export interface IngestProgress {
   readonly total: number;
 }
 
+/** How tokens are chosen (see `createSampler`), and when the answer ends at the latest. */
 export interface SamplingOptions {
+  /** At least 1. */
   readonly maxTokens: number;
-  /** 0 is greedy. */
+  /** 0 is greedy; never negative. */
   readonly temperature: number;
+  /** [0, 1]; 1: no limit. */
   readonly topP: number;
   /** 0: no limit. */
   readonly topK: number;
+  /** The same seed draws the same tokens from the same logits. */
   readonly seed: number;
+  /** The answer ends before the first of these. */
   readonly stop: readonly string[];
 }
 
+/** A question to a stored context, every choice made: defaults are the service's. */
 export interface EngineQuery {
   readonly contextId: string;
   /** Trimmed, not empty. */
@@ -65,27 +75,36 @@ export interface EngineQuery {
   readonly keepRatio: number | undefined;
 }
 
+/** An answer and what it took; durations are milliseconds. */
 export interface EngineAnswer {
   readonly answer: string;
   readonly finishReason: 'stop' | 'length' | 'cancelled';
   readonly usage: {
+    /** The document's tokens. */
     readonly contextTokens: number;
+    /** The question's tokens, with the template around it. */
     readonly queryTokens: number;
+    /** Without the end token. */
     readonly completionTokens: number;
+    /** Tokens whose KV pairs are computed for this query: never the document's. */
     readonly prefilledTokens: number;
   };
   readonly cache: {
     readonly source: 'device' | 'host' | 'disk';
     readonly keepRatio: number;
+    /** Pairs answered from, all heads together. */
     readonly pairs: number;
+    /** What these pairs take in the store. */
     readonly bytes: number;
   };
   readonly timings: {
     /** From the request's arrival at the engine to its first computation. */
     readonly queueMs: number;
     readonly loadMs: number;
+    /** From arrival, as `totalMs`. */
     readonly firstTokenMs: number;
     readonly totalMs: number;
+    /** After the first token; 0 if none followed. */
     readonly tokensPerSecond: number;
   };
 }
@@ -125,6 +144,7 @@ export type EngineReply =
   | { readonly kind: 'result'; readonly requestId: number; readonly result: unknown }
   | { readonly kind: 'error'; readonly requestId: number; readonly error: SerializedError };
 
+/** `unavailable`: the process has ended. It is restarted, unless it never came up or was closed. */
 export type EngineState = 'starting' | 'ready' | 'unavailable';
 
 /** How the service sees an engine; `EngineClient` implements it over a child process. */
@@ -133,8 +153,8 @@ export interface Engine {
   /** What the running (or last running) engine said of itself; undefined before the first start. */
   readonly info: EngineInfo | undefined;
   /**
-   * All calls throw `engine_unavailable` (with `retryAfterSeconds`) while the engine is down or when
-   * it dies, and stop early when `signal` aborts.
+   * All calls throw `engine_unavailable` (with `retryAfterSeconds`) while the engine is down or
+   * when it dies, and stop early when `signal` aborts.
    */
   identify(request: IdentifyRequest, signal?: AbortSignal): Promise<Identified>;
   ingest(

@@ -9,15 +9,16 @@ export interface Sampler {
   next(logits: Float32Array): number;
 }
 
+/** What a sampler itself depends on; the rest of `SamplingOptions` ends answers. */
 export type SamplerOptions = Pick<SamplingOptions, 'temperature' | 'topK' | 'topP' | 'seed'>;
 
 /**
  * A sampler with random numbers of its own: the same options and logits give the same tokens.
  * Temperature 0 takes the likeliest token, the lowest id if tied. Otherwise the softmax of
  * `logits / temperature` is cut to its `topK` likeliest tokens (0: no limit), then to the fewest
- * likeliest ones that hold `topP` of what is left (at least one; Holtzman et al., arXiv 1904.09751),
- * and a token drawn from those by its weight. Ties at a cut go to the lowest ids. Linear in the
- * vocabulary, and n·log(vocabulary) more for n tokens inside a cut.
+ * likeliest ones that hold `topP` of what is left (at least one; Holtzman et al., arXiv
+ * 1904.09751), and a token drawn from those by its weight. Ties at a cut go to the lowest ids.
+ * Linear in the vocabulary, and n·log(vocabulary) more for n tokens inside a cut.
  */
 export function createSampler(options: SamplerOptions): Sampler {
   const { temperature, topK, topP } = options;

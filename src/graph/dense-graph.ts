@@ -1,5 +1,6 @@
 import { DecoderBlocks, type GraphSource, type Projections } from './decoder-blocks.ts';
 
+/** What a graph gives beside the cache's new rows; plain prefill takes neither. */
 export interface DenseGraphOptions {
   /** Adds the score outputs of a reconstruction pass. */
   readonly score: boolean;
@@ -76,8 +77,8 @@ function denseAttention(
 }
 
 /**
- * KVzip's score (KVZIP.md step 3): softmax over the keys of the prefix, the chunk and the pass
- * itself, then per chunk key the maximum over queries and the group's query heads.
+ * KVzip's score (arXiv 2505.23416, section 3.2): softmax over the keys of the prefix, the chunk and
+ * the pass itself, then per chunk key the maximum over queries and the group's query heads.
  */
 class ScoreOutputs {
   readonly #blocks: DecoderBlocks;

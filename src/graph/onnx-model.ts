@@ -53,13 +53,16 @@ const modelProto = protobuf.parse(schema, { keepCase: true }).root.lookupType('M
 
 /** ONNX's numbers for the element types we use. */
 export const onnxType = { float32: 1, int32: 6, int64: 7 } as const;
+/** An element type of tensors, by our name for it. */
 export type OnnxType = keyof typeof onnxType;
 
 /** A dimension: fixed, named (equal wherever the name stands), or unknown (null). */
 export type Dimension = number | string | null;
 
+/** A number is an int attribute; floats are marked, since JS cannot tell 1 from 1.0. */
 export type Attribute = number | string | readonly number[] | { readonly float: number };
 
+/** What of a node may be left out: no attributes, one fresh output, ONNX's own domain. */
 export interface NodeOptions {
   readonly attributes?: Readonly<Record<string, Attribute>>;
   /** Output names; '' leaves an optional output off. Default: one fresh name. */
@@ -87,8 +90,8 @@ function valueInfo(name: string, type: OnnxType, dims: readonly Dimension[]): ob
 }
 
 /**
- * Writes one ONNX graph, node by node in execution order. Names are values; methods return the names
- * they define, so that building a graph reads like the computation.
+ * Writes one ONNX graph, node by node in execution order. Names are values; methods return the
+ * names they define, so that building a graph reads like the computation.
  */
 export class OnnxModel {
   readonly #nodes: object[] = [];

@@ -1,20 +1,22 @@
 import { DecoderBlocks, type GraphSource, type Projections } from './decoder-blocks.ts';
 
+/** What is fixed in a graph: another number of slots takes another graph. */
 export interface RaggedGraphOptions {
   /** Requests in one call, each over a cache of its own. */
   readonly slots: number;
 }
 
 /**
- * Tokens of one or more requests over compact caches in which every KV head has its own length: with
- * one slot this extends a context by a query, with several and a token each it is the decode step.
- * The CPU's attention takes exact lengths only with batch 1, so each head is a node of its own.
+ * Tokens of one or more requests over compact caches in which every KV head has its own length:
+ * with one slot this extends a context by a query, with several and a token each it is the decode
+ * step. The CPU's attention takes exact lengths only with batch 1, so each head is a node of its
+ * own.
  *
  * Inputs: `input_ids`, `position_ids` `[1, T]`, slot after slot; `last_rows` int32
  * `[slots · heads]` = each head's rows after the call − 1; `slot_tokens` int64 `[slots]` (left off
- * for one slot); `last_tokens` int64 `[slots]`, index of each slot's last token; per slot `s`, layer
- * `l` and KV head `h` `past_key.s.l.h` and `past_value.s.l.h` `[1, 1, capacity, headDim]`, bound as
- * present too: tokens are appended in place.
+ * for one slot); `last_tokens` int64 `[slots]`, index of each slot's last token; per slot `s`,
+ * layer `l` and KV head `h` `past_key.s.l.h` and `past_value.s.l.h` `[1, 1, capacity, headDim]`,
+ * bound as present too: tokens are appended in place.
  * Outputs: `present_…` of the same, and `logits` float32 `[1, slots, vocabulary]`.
  */
 export function raggedGraph(source: GraphSource, options: RaggedGraphOptions): Uint8Array {

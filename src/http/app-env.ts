@@ -16,6 +16,7 @@ export interface AppEnv {
   };
 }
 
+/** A hono app whose handlers find what middleware left in `c.var`. */
 export type App = OpenAPIHono<AppEnv>;
 
 /** What the HTTP layer is made of. */

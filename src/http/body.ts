@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from 'hono';
 import { ReadonceError } from '../core/errors.ts';
 import type { AppEnv } from './app-env.ts';
 
+/** What a route takes; the rest is `unsupported_media_type` or `payload_too_large`. */
 export interface BodyOptions {
   /** Media types that are taken, lower case. */
   readonly mediaTypes: readonly string[];

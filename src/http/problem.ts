@@ -4,6 +4,7 @@ import { errorTable, ReadonceError, type ErrorCode } from '../core/errors.ts';
 import type { AppEnv } from './app-env.ts';
 import { problemSchema, type Problem } from './schemas/problem.ts';
 
+/** The media type of every error (RFC 9457). */
 export const problemMediaType = 'application/problem+json';
 
 /** The problem (RFC 9457) that tells a client of an error. */

@@ -10,6 +10,7 @@ import { problemMediaType, problemOf } from './problem.ts';
 /** How long running answers may take to finish once the server is told to close. */
 export const defaultShutdownMs = 10_000;
 
+/** What to serve, and where. Who may reach the address was decided by the configuration. */
 export interface ListenOptions {
   readonly app: Pick<App, 'fetch'>;
   /** Address or host name to listen on. */
@@ -20,6 +21,7 @@ export interface ListenOptions {
   readonly shutdownMs?: number;
 }
 
+/** A server that listens, on the port it got. */
 export interface HttpServer {
   readonly url: string;
   readonly port: number;

@@ -10,8 +10,11 @@ export interface ServerEvent {
   readonly data: unknown;
 }
 
+/** How a stream is kept open, and who hears that it failed. */
 export interface EventStreamOptions {
+  /** Between two comments. */
   readonly heartbeatMs: number;
+  /** Gets what was thrown after the response began; the client gets an `error` event. */
   onError(error: ReadonceError): void;
 }
 

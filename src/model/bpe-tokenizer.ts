@@ -5,9 +5,9 @@ import type { Tokenizer } from './checkpoint.ts';
 import type { AddedToken, TokenizerDefinition } from './tokenizer-definition.ts';
 
 /**
- * A byte-level BPE tokenizer. Control tokens are not in the vocabulary that encodes, so no text yields
- * one. All added tokens are control tokens, marked special or not (some checkpoints leave the mark
- * out), but for runs of white space, which are ordinary text.
+ * A byte-level BPE tokenizer. Control tokens are not in the vocabulary that encodes, so no text
+ * yields one. All added tokens are control tokens, marked special or not (some checkpoints leave
+ * the mark out), but for runs of white space, which are ordinary text.
  */
 export class BpeTokenizer implements Tokenizer {
   /** Text → id of each control token. */

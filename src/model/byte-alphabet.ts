@@ -17,7 +17,7 @@ function buildAlphabet(): ReadonlyMap<string, number> {
 
 const alphabet = buildAlphabet();
 
-/** The bytes of a token of a byte-level vocabulary; undefined if it is not written in the alphabet. */
+/** The bytes of a byte-level vocabulary's token; undefined if it is not in the alphabet. */
 export function alphabetToBytes(token: string): Uint8Array | undefined {
   const bytes = new Uint8Array(token.length);
   for (let i = 0; i < token.length; i++) {

@@ -90,8 +90,9 @@ function createRenderer(source: TemplateSource): (messages: readonly Message[]) 
 }
 
 /**
- * What transformers gives chat templates, but for the clock: a prefix that changes from day to day would
- * make stored contexts unfindable. Templates that ask for the date have a fixed one for this case.
+ * What transformers gives chat templates, but for the clock: a prefix that changes from day to day
+ * would make stored contexts unfindable. Templates that ask for the date have a fixed one for this
+ * case.
  */
 function createEnvironment(): Environment {
   const environment = new Environment();
@@ -147,8 +148,8 @@ function systemFrame(render: (messages: readonly Message[]) => string, plain: Fr
 }
 
 /**
- * Token ids of pieces of a prompt in which even places (0, 2, …) are the template's and odd ones are
- * ordinary text. Ordinary text that touches, of whichever piece, is tokenised as one.
+ * Token ids of pieces of a prompt in which even places (0, 2, …) are the template's and odd ones
+ * are ordinary text. Ordinary text that touches, of whichever piece, is tokenised as one.
  */
 function encodePieces(pieces: readonly string[], tokenizer: BpeTokenizer): Int32Array {
   const ids: number[] = [];

@@ -13,7 +13,7 @@ export interface TensorRef {
   readonly sizeBytes: number;
 }
 
-/** Text ↔ token ids. Encoding never yields a control token: `<|im_end|>` in a text is plain text. */
+/** Text ↔ token ids. Encoding yields no control token: `<|im_end|>` in a text is plain text. */
 export interface Tokenizer {
   /** Token ids of ordinary text; no special tokens are added or recognised. */
   encode(text: string): Int32Array;
@@ -25,7 +25,7 @@ export interface Tokenizer {
   readonly longestTokenBytes: number;
 }
 
-/** The chat template, split once into what comes before and after the user's text (KVZIP.md). */
+/** The chat template, split once into what comes before and after the user's text. */
 export interface PromptTemplate {
   /** P: everything up to and including the user header, with the system text or `instructions`. */
   prefixIds(instructions: string | undefined): Int32Array;

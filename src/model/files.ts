@@ -6,8 +6,8 @@ import { z } from 'zod';
 import { ReadonceError } from '../core/errors.ts';
 
 /**
- * Largest JSON file of a checkpoint that is read, bytes: a tokenizer of 256,000 tokens has about 30 MB,
- * and more than this is not a tokenizer or config.
+ * Largest JSON file of a checkpoint that is read, bytes: a tokenizer of 256,000 tokens has about
+ * 30 MB, and more than this is not a tokenizer or config.
  */
 export const maxJsonBytes = 64 * 1024 * 1024;
 

@@ -4,8 +4,8 @@ import type { CheckpointSource } from './source.ts';
 import type { TokenizerDefinition } from './tokenizer-definition.ts';
 
 /**
- * SHA-256 over the bytes of the weight files, hex: of one file its own, of several that of theirs in
- * order. Names and folders do not matter.
+ * SHA-256 over the bytes of the weight files, hex: of one file its own, of several that of theirs
+ * in order. Names and folders do not matter.
  */
 export async function weightsDigest(files: readonly string[]): Promise<string> {
   const digests: string[] = [];

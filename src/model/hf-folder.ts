@@ -57,8 +57,8 @@ export async function isHfFolder(folder: string): Promise<boolean> {
 /**
  * Reads a checkpoint folder of Hugging Face's layout: config.json, tokenizer.json,
  * tokenizer_config.json (or chat_template.jinja), and safetensors, single or sharded.
- * @throws ReadonceError `invalid_argument` for files that are missing or malformed, `unsupported` for
- * architectures, tokenizers and tensor types that are not built
+ * @throws ReadonceError `invalid_argument` for files that are missing or malformed, `unsupported`
+ * for architectures, tokenizers and tensor types that are not built
  */
 export async function readHfFolder(folder: string): Promise<CheckpointSource> {
   const config = parseHfConfig(

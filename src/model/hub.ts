@@ -24,6 +24,7 @@ export function isHubId(model: string): boolean {
   return hubIdPattern.test(model);
 }
 
+/** Which model of the hub, and where its files are kept. */
 export interface HubOptions {
   /** `owner/name` */
   readonly id: string;
@@ -34,9 +35,9 @@ export interface HubOptions {
 }
 
 /**
- * The folder of a checkpoint of the Hugging Face hub, downloaded once into `cacheFolder/hub/OWNER/NAME`
- * and then used without asking the hub again, since stored contexts belong to exactly these weights.
- * Delete the folder to get a newer one.
+ * The folder of a checkpoint of the Hugging Face hub, downloaded once into
+ * `cacheFolder/hub/OWNER/NAME` and then used without asking the hub again, since stored contexts
+ * belong to exactly these weights. Delete the folder to get a newer one.
  * @throws ReadonceError `invalid_argument` if the hub has no such public model, `unsupported` if it
  * has no safetensors, `engine_unavailable` if the hub cannot be reached or a file came damaged
  */

@@ -13,10 +13,11 @@ import type { ModelLog } from './log.ts';
 import type { CheckpointSource } from './source.ts';
 import { openWeights } from './weights.ts';
 
+/** Which model, and where what is made of its files is kept. */
 export interface LoadOptions {
   /**
-   * An embedded model (`reader`, `reader-mini`), a folder (Hugging Face's layout, or one that holds one
-   * GGUF file), a GGUF file, or `owner/name` of the Hugging Face hub, which is downloaded once.
+   * An embedded model (`reader`, `reader-mini`), a folder (Hugging Face's layout, or one that holds
+   * one GGUF file), a GGUF file, or `owner/name` of the Hugging Face hub, which is downloaded once.
    */
   readonly model: string;
   /** For converted weights and downloads; outside the store. */

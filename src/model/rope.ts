@@ -7,8 +7,8 @@ export interface RopeTables {
 }
 
 /**
- * Rotary frequencies `[headDim / 2]`, radians a token (RoFormer, arXiv 2104.09864, eq. 15; Llama 3's
- * scaling where the config asks for it). Rounded to float32 where transformers rounds, since
+ * Rotary frequencies `[headDim / 2]`, radians a token (RoFormer, arXiv 2104.09864, eq. 15; Llama
+ * 3's scaling where the config asks for it). Rounded to float32 where transformers rounds, since
  * checkpoints were trained with those values.
  */
 export function ropeFrequencies(config: ModelConfig): Float32Array {

@@ -21,6 +21,7 @@ export interface SafetensorsEntry {
   readonly sizeBytes: number;
 }
 
+/** A header whose ranges were checked against the file. `metadata` is {} if there is none. */
 export interface SafetensorsHeader {
   readonly entries: readonly SafetensorsEntry[];
   readonly metadata: Readonly<Record<string, string>>;
@@ -34,7 +35,7 @@ const entrySchema = z.strictObject({
 });
 const metadataSchema = z.record(z.string(), z.string());
 
-/** Bytes of one element; types we cannot compute with are listed so that their sizes are checked too. */
+/** Bytes of one element; types we cannot compute with are here so that their sizes are checked. */
 const elementBytes: ReadonlyMap<string, number> = new Map([
   ['F64', 8],
   ['I64', 8],

@@ -13,7 +13,7 @@ export interface SourceTensor {
   readonly offsetBytes: number;
   readonly sizeBytes: number;
   readonly encoding: TensorEncoding;
-  /** Heads whose rows lie with the two rotary halves interleaved; undefined: rows lie as they should. */
+  /** Heads whose rows lie with the two rotary halves interleaved; undefined: rows are in order. */
   readonly interleavedHeads: number | undefined;
   /** Values count as rounded to binary16 (those of GGUF files). */
   readonly roundToHalf: boolean;

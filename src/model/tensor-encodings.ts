@@ -30,7 +30,7 @@ function decodeQ8(bytes: Uint8Array, values: Float32Array): void {
   }
 }
 
-/** 16 bytes hold 32 four-bit numbers: the first 16 values in the low halves, the rest in the high. */
+/** 16 bytes hold 32 four-bit numbers: the first 16 in the low halves, the others in the high. */
 function decodeNibbles(
   bytes: Uint8Array,
   at: number,
@@ -95,7 +95,10 @@ const encodings: Readonly<Record<TensorEncoding, Encoding>> = {
   Q4_1: { blockValues, blockBytes: 20, decode: decodeQ41 },
 };
 
-/** Bytes of a tensor, or undefined if its rows are not whole blocks. A tensor of no dimensions has one value. */
+/**
+ * Bytes of a tensor, or undefined if its rows are not whole blocks. A tensor of no dimensions has
+ * one value.
+ */
 export function encodedBytes(
   encoding: TensorEncoding,
   shape: readonly number[],

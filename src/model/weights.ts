@@ -21,13 +21,13 @@ import {
 /** Part of every converted file: bump it when the same source would give other values. */
 const conversionVersion = '1';
 
-/** Data begins at a multiple of this; so do tensors, whose sizes are multiples for all real models. */
+/** Data begins at a multiple of this; so do tensors, whose sizes are multiples in real models. */
 const alignmentBytes = 64;
 
 /** Piece in which a converted file is read back for its checksum. */
 const verifyPieceBytes = 4 * 1024 * 1024;
 
-/** Unfinished files older than this were left by a process that died: no conversion takes an hour. */
+/** Unfinished files older than this were left by a process that died: converting takes minutes. */
 const staleTemporaryMs = 60 * 60 * 1000;
 
 /** What to convert, and where to. */
@@ -48,9 +48,10 @@ interface Layout {
 
 /**
  * Float32 values of every tensor in files that graphs can map. Float32 safetensors are used as they
- * lie; anything else is converted once into `cacheFolder/weights/DIGEST.safetensors`. That file carries
- * a CRC-32 of its data, which is checked whenever it is opened (about 2 GB/s); a damaged one is made
- * anew. Processes that convert at once do not disturb each other. Memory: about one tensor.
+ * lie; anything else is converted once into `cacheFolder/weights/DIGEST.safetensors`. That file
+ * carries a CRC-32 of its data, which is checked whenever it is opened (about 2 GB/s); a damaged
+ * one is made anew. Processes that convert at once do not disturb each other. Memory: about one
+ * tensor.
  * @throws ReadonceError `storage_full` if the cache folder's disk is full, `invalid_argument` for
  * values that are not finite
  */

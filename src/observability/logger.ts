@@ -1,12 +1,15 @@
 import { destination, pino, stdTimeFunctions } from 'pino';
 import type { DestinationStream, Logger as PinoLogger } from 'pino';
 
+/** pino's: fields first, then a static message. */
 export type Logger = PinoLogger;
 
 /** What `READONCE_LOG_LEVEL` may be, quietest first. */
 export const logLevels = ['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const;
+/** The least severe level that is written. */
 export type LogLevel = (typeof logLevels)[number];
 
+/** How much is logged, and where to. */
 export interface LoggerOptions {
   readonly level: LogLevel;
   /** Where lines go; default stderr, since stdout has only the ready line. */

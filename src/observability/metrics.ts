@@ -3,9 +3,12 @@ import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom
 /** Seconds; from a warm answer's first token to the ingestion of a long document on a CPU. */
 const durationBuckets = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 600];
 
+/** What may become of a PUT: the label of `readonce_ingests_total`. */
 export type IngestOutcome = 'ingested' | 'reused' | 'joined' | 'failed' | 'cancelled';
+/** How a query may end: the label of `readonce_queries_total`. */
 export type QueryOutcome = 'stop' | 'length' | 'cancelled' | 'failed';
 
+/** The metrics of one server; a registry of its own, so that tests can have several. */
 export interface Metrics {
   readonly registry: Registry;
   readonly httpRequests: Counter<'method' | 'route' | 'status'>;

@@ -51,7 +51,7 @@ export interface RaggedSlot {
   readonly startPosition: number;
 }
 
-/** A slice of a reconstruction pass (KVZIP.md, steps 2 and 3). */
+/** Some of the tokens of a reconstruction pass (docs/methods.md, `kvzip`). */
 export interface ScoreSlice {
   /** Tokens of the slice, appended behind what `cache` holds. */
   readonly ids: Int32Array;
@@ -88,8 +88,8 @@ export interface Runtime {
   /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
   prefill(cache: DenseCache, ids: Int32Array): void;
   /**
-   * Appends the slice's tokens and raises `slice.scores`: per KV head, the softmax over sinks, chunk
-   * and own keys (causal), maximum over the slice's queries and the head's query group.
+   * Appends the slice's tokens and raises `slice.scores`: per KV head, the softmax over sinks,
+   * chunk and own keys (causal), maximum over the slice's queries and the head's query group.
    * @returns next-token predictions `[T]` if `slice.predict`, else an empty array.
    */
   score(cache: DenseCache, slice: ScoreSlice): Int32Array;

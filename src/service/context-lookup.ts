@@ -58,6 +58,7 @@ export class ContextLookup {
   }
 }
 
+/** One text for malformed, unknown and deleted ids: nothing is said about which it was. */
 export function notFound(): ReadonceError {
   return new ReadonceError(
     'not_found',

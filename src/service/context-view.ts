@@ -6,7 +6,7 @@ import { headCount, pairBytes } from '../core/kv-layout.ts';
 /** Bytes of an element of the uncompressed f16 cache that sizes are compared with. */
 const fullElementBytes = 2;
 
-/** A context as clients see it (API.md); durations are milliseconds, sizes bytes. */
+/** A context as clients see it; durations are milliseconds, sizes bytes, times RFC 3339. */
 export interface ContextView {
   readonly id: string;
   readonly object: 'context';

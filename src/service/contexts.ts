@@ -13,23 +13,29 @@ import type { Ingestions } from './ingestions.ts';
 import { invalidArgument } from './invalid-argument.ts';
 import { hasExpired, usageChange, type UsageRequest } from './usage-change.ts';
 
+/** Which page of contexts. */
 export interface ListInput {
   /** 1 … 100 */
   readonly limit: number;
+  /** `nextCursor` of the page before; undefined: the first page. */
   readonly cursor: string | undefined;
+  /** Only contexts that have it; undefined: all. */
   readonly label: { readonly key: string; readonly value: string } | undefined;
 }
 
+/** Contexts, newest first; `nextCursor` is null on the last page. */
 export interface ContextPage {
   readonly contexts: readonly ContextView[];
   readonly nextCursor: string | null;
 }
 
+/** What a client that follows a context is told; `ready` or `failed` comes last. */
 export type ContextEvent =
   | { readonly kind: 'progress'; readonly progress: IngestProgress }
   | { readonly kind: 'ready'; readonly context: ContextView }
   | { readonly kind: 'failed'; readonly error: ReadonceError };
 
+/** One KV head, by layer and place in it; both undefined: none. One alone is refused. */
 export interface HeadSelection {
   readonly layer: number | undefined;
   readonly head: number | undefined;

@@ -5,6 +5,7 @@ import { asReadonceError } from '../core/errors.ts';
 import type { PendingContext } from './context-view.ts';
 import { Ingestion, type IngestionWork } from './ingestion.ts';
 
+/** Why a context is not there. Known to this process only: nothing of it is stored. */
 export interface FailedIngestion {
   readonly pending: PendingContext;
   readonly error: ReadonceError;

@@ -14,6 +14,7 @@ import { hasExpired, usageChange, type UsageRequest } from './usage-change.ts';
 /** Times a PUT starts over because the context changed under its hands. */
 const maxAttempts = 4;
 
+/** What a client puts; what it leaves out comes from the configuration. */
 export interface PutInput extends UsageRequest {
   /** As the client sent it; trimmed here. */
   readonly document: string;
@@ -21,6 +22,7 @@ export interface PutInput extends UsageRequest {
   readonly compression: CompressionRequest;
 }
 
+/** How long the client waits. */
 export interface PutOptions {
   /** False: answer as soon as the id is known. */
   readonly wait: boolean;
@@ -28,8 +30,12 @@ export interface PutOptions {
   readonly signal: AbortSignal;
 }
 
+/** The context as it is now, and who computed it. */
 export interface PutResult {
-  /** `created`: this request ingested it. `accepted`: it is being ingested. */
+  /**
+   * `created`: this request ingested it. `reused`: it was stored, or another request ingested it.
+   * `accepted`: it is being ingested.
+   */
   readonly outcome: 'created' | 'reused' | 'accepted';
   readonly context: ContextView;
 }

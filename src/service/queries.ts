@@ -19,25 +19,29 @@ export const defaultSampling: Omit<SamplingOptions, 'seed'> = {
 /** Seeds are unsigned 32-bit integers. */
 export const seedEnd = 2 ** 32;
 
+/** What a client says about sampling; the rest is `defaultSampling` and a random seed. */
 export type SamplingRequest = {
   readonly [Key in keyof SamplingOptions]?: SamplingOptions[Key] | undefined;
 };
 
+/** A question as it came; that there is one is checked here, since `messages` may stand for it. */
 export interface QueryInput extends SamplingRequest {
   /** As the client sent it; trimmed here. */
   readonly query: string | undefined;
   /** Several turns: named by the contract, not built. */
   readonly messages?: unknown;
+  /** Use less than was kept; at most the stored ratio. Undefined: all of it. */
   readonly keepRatio?: number | undefined;
 }
 
+/** When a query came, and who gets its answer piece by piece. */
 export interface QueryOptions {
   /** When the request arrived, `Clock.monotonicMs`: where its timings count from. */
   readonly arrivedAtMs: number;
   onText(text: string): void;
 }
 
-/** An answer as clients see it (API.md); durations are milliseconds. */
+/** An answer as clients see it: what counts from arrival counts from the HTTP request's, in ms. */
 export interface Answer extends EngineAnswer {
   readonly id: string;
   readonly object: 'answer';

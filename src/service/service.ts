@@ -7,20 +7,26 @@ import { Ingestions, type IngestionObserver } from './ingestions.ts';
 import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
 import { Queries } from './queries.ts';
 
+/** A scoring method as clients see it. */
 export interface MethodView {
   readonly id: string;
   readonly object: 'method';
   readonly description: string;
+  /** null for a baseline of our own. */
   readonly paper: string | null;
+  /** It takes no keepRatio below 1. */
   readonly keepsAll: boolean;
+  /** What a PUT gets that names none. */
   readonly default: boolean;
 }
 
+/** A model as clients see it. */
 export interface ModelView {
   readonly id: string;
   readonly object: 'model';
   readonly description: string;
   readonly fingerprint: string;
+  /** Tokens of the window. */
   readonly contextLength: number;
   readonly device: string;
   readonly default: boolean;

@@ -1,31 +1,24 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { argmax } from '../../src/core/argmax.ts';
 import { headCount } from '../../src/core/kv-layout.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
-import { loadCheckpoint } from '../../src/model/load.ts';
 import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
-import type { DenseCache, RaggedCache, Runtime } from '../../src/runtime/runtime.ts';
+import type { DenseCache, Runtime } from '../../src/runtime/runtime.ts';
 import { goldenDocument, goldenScores, readGolden } from '../support/golden.ts';
+import { embeddedCheckpoint } from '../support/models.ts';
+import { fullCache } from '../support/ragged.ts';
 
 // The golden numbers are transformers' in float32, the reference's are float64: what differs is
 // float32 rounding through eight layers. Seen: 2e-5 in logits of up to 16, 2e-6 in scores.
 const tolerance = 1e-3;
 
 const golden = readGolden('reader-mini');
-const cacheFolder = mkdtempSync(join(tmpdir(), 'readonce-golden-'));
 let checkpoint: Checkpoint;
 let runtime: Runtime;
 
 beforeAll(async () => {
-  checkpoint = await loadCheckpoint({ model: 'reader-mini', cacheFolder });
+  checkpoint = await embeddedCheckpoint('reader-mini');
   runtime = createReferenceRuntime(checkpoint);
-});
-
-afterAll(() => {
-  rmSync(cacheFolder, { recursive: true });
 });
 
 describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s', (id) => {
@@ -37,7 +30,7 @@ describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s'
     runtime.prefill(dense, Int32Array.from([...golden.prefixIds, ...document.documentIds]));
   });
   it('has the logits and greedy answers of transformers at full cache', () => {
-    const cache = fullCache(runtime, dense);
+    const cache = fullCache(runtime, dense, 128);
     for (const question of document.questions) {
       cache.truncateTail(0);
       const ids = Int32Array.from(question.queryIds);
@@ -83,14 +76,3 @@ describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s'
     expect(repeated.length / document.documentIds.length).toBe(document.reconstruction);
   });
 });
-
-/** A ragged cache that holds every row of a dense one. */
-function fullCache(runtime: Runtime, dense: DenseCache): RaggedCache {
-  const lengths = new Uint32Array(headCount(runtime.layout)).fill(dense.length);
-  const cache = runtime.createRagged(lengths, 128);
-  for (let head = 0; head < lengths.length; head++) {
-    cache.keys(head).set(dense.keys(head, 0, dense.length));
-    cache.values(head).set(dense.values(head, 0, dense.length));
-  }
-  return cache;
-}

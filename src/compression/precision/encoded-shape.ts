@@ -1,6 +1,7 @@
 import { assert } from '../../core/assert.ts';
 import type { Precision } from '../precision.ts';
 
+/** Both sides of an encoding, whichever of them is being written. */
 export interface EncodedShape {
   /** Encoded rows. */
   readonly encoded: Uint8Array;

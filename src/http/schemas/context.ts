@@ -64,6 +64,7 @@ const usage = {
   labels: labels.optional(),
 };
 
+/** The JSON body of a PUT. Names are free here: the service knows what is built. */
 export const putContextBody = z
   .strictObject(
     {
@@ -116,10 +117,12 @@ export const putContextParameters = z.strictObject({
     .optional(),
 });
 
+/** The JSON body of a PATCH. What is left out stays as it is; `labels` are replaced whole. */
 export const patchContextBody = z
   .strictObject(usage, { error: 'a JSON object' })
   .openapi('PatchContext', { description: 'What is given replaces what is stored.' });
 
+/** Any text is taken for an id: a malformed one is as unknown as others (`not_found`). */
 export const contextParameters = z.object({
   id: z.string().openapi({
     param: { description: 'The id of a context.' },
@@ -127,6 +130,7 @@ export const contextParameters = z.object({
   }),
 });
 
+/** Pages are 1 to 100 contexts; a larger one would hold up other requests. */
 export const listParameters = z.strictObject({
   limit: integerParameter(1, maxPageSize)
     .optional()
@@ -143,6 +147,7 @@ export const listParameters = z.strictObject({
     }),
 });
 
+/** Both or neither; the service knows the model's layers and heads and refuses others. */
 export const importanceParameters = z.strictObject({
   layer: integerParameter(0, maxHeads)
     .optional()
@@ -157,6 +162,7 @@ const durationMs = () => z.number().min(0);
 const timestamp = () =>
   z.string().openapi({ format: 'date-time', example: '2030-01-02T03:04:05.678Z' });
 
+/** A context in every response that has one; describes `ContextView`. */
 export const contextSchema = z
   .object({
     id: z.string().openapi({ example: exampleId }),
@@ -223,6 +229,7 @@ export const contextSchema = z
   })
   .openapi('Context', { description: 'A document that was read once.' });
 
+/** A page of contexts, newest first. */
 export const contextListSchema = z
   .object({
     object: word('list'),
@@ -231,6 +238,7 @@ export const contextListSchema = z
   })
   .openapi('ContextList');
 
+/** What a context kept, for a heat map: counts of all heads, and one head in full. */
 export const importanceSchema = z
   .object({
     object: word('importance'),

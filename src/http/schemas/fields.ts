@@ -38,6 +38,7 @@ export function fraction() {
   return z.number({ error }).gt(0, { error }).max(1, { error });
 }
 
+/** A boolean of a JSON body; words and numbers are none. */
 export function flag() {
   return z.boolean({ error: 'true or false' });
 }

@@ -3,6 +3,7 @@ import { errorTable, type ErrorCode } from '../../core/errors.ts';
 
 const codes: readonly string[] = Object.keys(errorTable);
 
+/** The body of every error; `errors` lists fields, if the error is about some. */
 export const problemSchema = z
   .object({
     type: z.string().openapi({ description: 'A URN that names the code.' }),
@@ -36,6 +37,7 @@ export const problemSchema = z
     },
   });
 
+/** See `problemSchema`. */
 export type Problem = z.infer<typeof problemSchema>;
 
 /** The error responses of a route, one for each status its codes have. */

@@ -8,6 +8,7 @@ const maxStops = 16;
 const maxStopLength = 256;
 const maxTopK = 2 ** 31 - 1;
 
+/** The JSON body of a query. Whether it fits the model's window is the engine's to check. */
 export const queryBody = z
   .strictObject(
     {
@@ -61,6 +62,7 @@ export const queryBody = z
 const count = () => z.number().int().min(0);
 const durationMs = () => z.number().min(0);
 
+/** A whole answer, also the data of a stream's `done` event; describes `Answer`. */
 export const answerSchema = z
   .object({
     id: z.string().openapi({ example: 'ans_5d1c0b9e8f7a6d5c4b3a291807f6e5d4' }),

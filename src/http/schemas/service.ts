@@ -1,6 +1,7 @@
 import { z } from '@hono/zod-openapi';
 import { word } from './fields.ts';
 
+/** The scoring methods that are built; planned ones are not listed. */
 export const methodListSchema = z
   .object({
     object: word('list'),
@@ -17,6 +18,7 @@ export const methodListSchema = z
   })
   .openapi('MethodList');
 
+/** The engine's model, alone or, before the first start, none. */
 export const modelListSchema = z
   .object({
     object: word('list'),
@@ -36,5 +38,7 @@ export const modelListSchema = z
   })
   .openapi('ModelList');
 
+/** The process is up; it may not be able to answer yet. */
 export const healthSchema = z.object({ status: word('ok') }).openapi('Health');
+/** The engine is up too; otherwise the route answers `engine_unavailable`. */
 export const readinessSchema = z.object({ status: word('ready') }).openapi('Readiness');

@@ -13,7 +13,7 @@ const apiVersion = 29;
 /** An opaque pointer of the C API. */
 export type Handle = unknown;
 
-/** Index in `OrtApi` and C signature. A returned `void *` is an `OrtStatus`, null when all is well. */
+/** Index in `OrtApi` and C signature. A `void *` result is an `OrtStatus`, null if all is well. */
 const functions = {
   errorMessage: [2, 'const char *ortErrorMessage(void *status)'],
   createEnv: [3, 'void *ortCreateEnv(int level, const char *name, _Out_ void **env)'],

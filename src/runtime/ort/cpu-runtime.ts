@@ -13,6 +13,7 @@ import { OrtRaggedCache } from './ragged-cache.ts';
 import { OrtEnvironment, type OrtBinding, type OrtSession } from './session.ts';
 import type { OrtTensor, TensorData } from './tensor.ts';
 
+/** What of the machine a runtime may use. */
 export interface OrtCpuOptions {
   /** Threads of one operator. */
   readonly threads: number;

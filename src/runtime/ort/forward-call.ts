@@ -5,6 +5,7 @@ import type { OrtRaggedCache } from './ragged-cache.ts';
 import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
 
+/** A slot whose cache is known to be of this runtime. */
 export interface OwnSlot extends RaggedSlot {
   readonly cache: OrtRaggedCache;
 }

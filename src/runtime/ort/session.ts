@@ -3,6 +3,7 @@ import type { TensorRef } from '../../model/checkpoint.ts';
 import { SharedWeights } from './shared-weights.ts';
 import { OrtTensor, type TensorData } from './tensor.ts';
 
+/** What all sessions of a model run with. */
 export interface OrtEnvironmentOptions {
   /** Threads of one operator. */
   readonly threads: number;

@@ -4,8 +4,8 @@ import { mapFile, type MappedFile } from '../mapped-file.ts';
 import { OrtTensor, type TensorScope } from './tensor.ts';
 
 /**
- * The model's weights as values that every session of an environment shares: mapped once, and packed
- * for the CPU's matrix kernels once (docs/adr/0001).
+ * The model's weights as values that every session of an environment shares: mapped once, and
+ * packed for the CPU's matrix kernels once (docs/adr/0001-one-copy-of-the-weights.md).
  */
 export class SharedWeights implements Closeable {
   readonly tensors = new Map<string, OrtTensor>();

@@ -3,6 +3,7 @@ import type { Closeable } from '../../core/closeable.ts';
 import { onnxType, type OnnxType } from '../../graph/onnx-model.ts';
 import type { Handle, OrtApi } from './api.ts';
 
+/** Values that graphs take and give: float32, int32, int64. */
 export type TensorData = Float32Array | Int32Array | BigInt64Array;
 
 /** What values are created in: the API, and its description of the CPU's memory. */

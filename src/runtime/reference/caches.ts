@@ -20,8 +20,8 @@ export interface DecoderCache {
 }
 
 /**
- * Rows that are appended in place, float64, of one length for all heads. Those of a forward call are
- * written layer by layer, and counted by `commit` once every layer has written them.
+ * Rows that are appended in place, float64, of one length for all heads. Those of a forward call
+ * are written layer by layer, and counted by `commit` once every layer has written them.
  */
 export class KvTail {
   readonly #layout: KvLayout;

@@ -13,7 +13,7 @@ export interface TokenRun {
   /** RoPE position of the first token. */
   readonly startPosition: number;
   readonly cache: DecoderCache;
-  /** Sees each layer's post-RoPE queries `[T, queryHeads, headDim]` once its keys are in the cache. */
+  /** Sees a layer's post-RoPE queries `[T, queryHeads, headDim]` once its keys are in the cache. */
   readonly observe?: (layer: number, queries: Float64Array) => void;
 }
 
@@ -89,7 +89,7 @@ function runLayer(hidden: Float64Array, layer: LayerWeights, run: LayerRun): voi
   addInPlace(hidden, applyLinear(layer.down, swiGlu(gate, up)));
 }
 
-/** Writes the tokens' pairs into the cache and returns the heads' outputs `[T, queryHeads, headDim]`. */
+/** Writes the tokens' pairs into the cache; returns the outputs, `[T, queryHeads, headDim]`. */
 function attention(input: Float64Array, layer: LayerWeights, run: LayerRun): Float64Array {
   const { config, index, tokens } = run;
   const { headDim, kvHeads, queryHeads } = config;

@@ -10,6 +10,7 @@ import type { ReferenceModel } from './weights.ts';
 
 export type { ReferenceModel } from './weights.ts';
 
+/** How much of the model is run. */
 export interface ReferenceOptions {
   /**
    * Run only the first layers, final norm and LM head behind them, so that a model too large to run

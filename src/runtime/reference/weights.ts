@@ -21,6 +21,7 @@ export interface Linear {
   readonly bias: Float64Array | null;
 }
 
+/** The weights of one layer, in the order they are used. */
 export interface LayerWeights {
   /** `[hiddenSize]` */
   readonly attentionNorm: Float64Array;
@@ -35,6 +36,7 @@ export interface LayerWeights {
   readonly down: Linear;
 }
 
+/** All weights of a decoder, float64. */
 export interface DecoderWeights {
   /** `[vocabSize, hiddenSize]` */
   readonly embedding: Float64Array;

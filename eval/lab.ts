@@ -1,0 +1,85 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { CompressionSpec } from '../src/core/compression-spec.ts';
+import { EngineHost } from '../src/engine/engine-host.ts';
+import { createLogger } from '../src/observability/logger.ts';
+
+/** A question to a document that was read. */
+export interface LabQuestion {
+  readonly contextId: string;
+  readonly question: string;
+  /** At most what the context was stored with. */
+  readonly keepRatio: number;
+}
+
+/**
+ * An engine in this process, on a store that is thrown away: what a server would answer, without the
+ * server. Questions asked at the same time about different contexts are decoded together.
+ */
+export interface Lab {
+  /** Reads a document once; returns the context's id. */
+  read(document: string, compression: CompressionSpec): Promise<string>;
+  /** The greedy answer, at most `answerTokens` long. */
+  ask(question: LabQuestion): Promise<string>;
+  close(): Promise<void>;
+}
+
+export interface LabOptions {
+  readonly model: string;
+  readonly cacheFolder: string;
+}
+
+/** Longer than any reference answer, short enough that rambling costs little. */
+const answerTokens = 48;
+
+const storeMaxBytes = 16 * 2 ** 30;
+/** Room for a dozen contexts of a short document, loaded side by side. */
+const poolBytes = 2 * 2 ** 30;
+
+/** @throws ReadonceError of the model, the store or the runtime */
+export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> {
+  const storeFolder = await mkdtemp(join(tmpdir(), 'readonce-lab-'));
+  const logLevel = 'warn';
+  const engine = await EngineHost.start(
+    { model, cacheFolder, storeFolder, storeMaxBytes, poolBytes, logLevel },
+    createLogger({ level: logLevel }),
+  );
+  const signal = new AbortController().signal;
+  return {
+    async read(document, compression) {
+      const { record } = await engine.ingest({
+        request: {
+          tenant: '',
+          document: document.trim(),
+          instructions: undefined,
+          compression,
+          usage: { expiresAtMs: null, pinned: false, labels: {} },
+        },
+        onProgress: () => undefined,
+        signal,
+      });
+      return record.id;
+    },
+    async ask({ contextId, question, keepRatio }) {
+      const sampling = {
+        maxTokens: answerTokens,
+        temperature: 0,
+        topP: 1,
+        topK: 0,
+        seed: 0,
+        stop: [],
+      };
+      const { answer } = await engine.answer({
+        query: { contextId, query: question.trim(), sampling, keepRatio },
+        onText: () => undefined,
+        signal,
+      });
+      return answer;
+    },
+    async close() {
+      await engine.close();
+      await rm(storeFolder, { recursive: true, force: true });
+    },
+  };
+}

@@ -1,0 +1,147 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { globalBudget } from '../../src/compression/budgets/global.ts';
+import { reconstructionPasses } from '../../src/compression/reconstruction.ts';
+import { defined } from '../../src/core/assert.ts';
+import { concatenate } from '../../src/core/concatenate.ts';
+import { headCount } from '../../src/core/kv-layout.ts';
+import type { Checkpoint } from '../../src/model/checkpoint.ts';
+import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
+import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
+import type { DenseCache, Runtime } from '../../src/runtime/runtime.ts';
+import { expectClose } from '../contract/runtime/subject.ts';
+import { embeddedCheckpoint } from '../support/models.ts';
+import { fullCache } from '../support/ragged.ts';
+
+// ONNX Runtime computes in float32, the reference in float64: what differs is float32 rounding, which
+// grows with depth and with the size of the numbers.
+const tolerances = {
+  // Logits are up to 30.
+  logits: 2e-4,
+  // Keys are up to 20, values up to 5.
+  rows: 5e-5,
+  // In (0, 1].
+  scores: 1e-5,
+};
+
+const document =
+  'The observatory on Denby ridge opened to the public on 4 May 1911, nearly three years after ' +
+  'Ada Finch laid the first stone; its lens, ground by hand in Sheffield, is 60 cm wide.';
+const query = '\n\nWho laid the first stone?';
+
+/** `reader` in float64 takes a minute, so its first two layers stand for it. */
+describe.each([
+  { model: 'reader-mini', layers: 8 },
+  { model: 'reader', layers: 2 },
+] as const)('$layers layers of $model', ({ model, layers }) => {
+  let checkpoint: Checkpoint;
+  let ids: Int32Array;
+  let queryIds: Int32Array;
+  let subjects: readonly Subject[];
+  beforeAll(async () => {
+    const whole = await embeddedCheckpoint(model);
+    checkpoint = { ...whole, config: { ...whole.config, layers } };
+    const { tokenizer, template } = checkpoint;
+    ids = concatenate(template.prefixIds(undefined), tokenizer.encode(document));
+    queryIds = concatenate(tokenizer.encode(query), template.suffixIds);
+    subjects = [
+      subjectOf(createReferenceRuntime(whole, { layers }), ids),
+      subjectOf(createOrtCpuRuntime(checkpoint, { threads: 2 }), ids),
+    ];
+  });
+  afterAll(() => {
+    for (const { runtime } of subjects) runtime.close();
+  });
+
+  it('have the keys and values of the reference', () => {
+    const [expected, actual] = subjects.map(({ runtime, dense }) =>
+      Array.from({ length: headCount(runtime.layout) }, (_, head) => [
+        dense.keys(head, 0, ids.length),
+        dense.values(head, 0, ids.length),
+      ]).flat(),
+    );
+    for (const [i, rows] of (expected ?? []).entries()) {
+      expectClose(actual?.[i], rows, tolerances.rows);
+    }
+  });
+
+  it('have the logits of the reference at full cache', () => {
+    const [expected, actual] = subjects.map(({ runtime, dense }) => {
+      const cache = fullCache(runtime, dense, queryIds.length);
+      return runtime.forward([{ cache, ids: queryIds, startPosition: ids.length }])[0];
+    });
+    expectClose(actual, expected ?? [], tolerances.logits);
+  });
+
+  it('have the scores and predictions of the reference', () => {
+    const [expected, actual] = subjects.map((subject) => scored(subject, checkpoint));
+    expectClose(actual?.scores, expected?.scores ?? [], tolerances.scores);
+    expect(actual?.predictions).toEqual(expected?.predictions);
+  });
+
+  it('have the logits of the reference over the pairs kept at 0.3', () => {
+    const prefixTokens = checkpoint.template.prefixIds(undefined).length;
+    const reference = defined(subjects[0], 'the reference');
+    const { scores } = scored(reference, checkpoint);
+    const { counts, positions } = globalBudget.select(scores, reference.runtime.layout, 0.3);
+    expect(new Set(counts).size).toBeGreaterThan(1);
+    const [expected, actual] = subjects.map(({ runtime, dense }) => {
+      const { headDim } = runtime.layout;
+      const lengths = counts.map((count) => prefixTokens + count);
+      const cache = runtime.createRagged(lengths, queryIds.length);
+      let start = 0;
+      for (const [head, count] of counts.entries()) {
+        const kept = positions.subarray(start, (start += count));
+        const rows = [...Array(prefixTokens).keys(), ...kept.map((at) => prefixTokens + at)];
+        for (const [to, from] of rows.entries()) {
+          cache.keys(head).set(dense.keys(head, from, from + 1), to * headDim);
+          cache.values(head).set(dense.values(head, from, from + 1), to * headDim);
+        }
+      }
+      return runtime.forward([{ cache, ids: queryIds, startPosition: ids.length }])[0];
+    });
+    expectClose(actual, expected ?? [], tolerances.logits);
+  });
+});
+
+interface Subject {
+  readonly runtime: Runtime;
+  /** Prefix and document, and room for a reconstruction pass. */
+  readonly dense: DenseCache;
+}
+
+function subjectOf(runtime: Runtime, ids: Int32Array): Subject {
+  const dense = runtime.createDense(2 * ids.length + 32);
+  runtime.prefill(dense, ids);
+  return { runtime, dense };
+}
+
+/** The whole document as one reconstruction pass; the cache is as before afterwards. */
+function scored(
+  { runtime, dense }: Subject,
+  { template, tokenizer, config }: Checkpoint,
+): { readonly scores: Float32Array; readonly predictions: Int32Array } {
+  const prefixTokens = template.prefixIds(undefined).length;
+  const documentIds = tokenizer.encode(document);
+  const passes = reconstructionPasses({
+    layout: runtime.layout,
+    prefixTokens,
+    documentIds,
+    suffixIds: template.suffixIds,
+    contextLength: config.contextLength,
+    encode: (text) => tokenizer.encode(text),
+  });
+  const pass = defined(passes[0], 'a pass');
+  const passStart = dense.length;
+  const scores = new Float32Array(headCount(runtime.layout) * documentIds.length);
+  const predictions = runtime.score(dense, {
+    ids: concatenate(pass.promptIds, documentIds),
+    sinkEnd: prefixTokens,
+    chunkStart: prefixTokens,
+    chunkEnd: passStart,
+    passStart,
+    scores,
+    predict: true,
+  });
+  dense.truncate(passStart);
+  return { scores, predictions };
+}

@@ -1,0 +1,80 @@
+import { once } from 'node:events';
+import { describe, expect, it } from 'vitest';
+import { defined } from '../../src/core/assert.ts';
+import {
+  entryCounts,
+  killHard,
+  noEntries,
+  openStore,
+  openTables,
+  storeFolder,
+  writeInChild,
+} from '../support/storage-harness.ts';
+import {
+  expectedContent,
+  largeSample,
+  readWhole,
+  sampleContext,
+} from '../support/storage-samples.ts';
+
+describe('a writer that is killed', () => {
+  for (const stage of ['segments', 'rankings'] as const) {
+    it(`while it writes ${stage} leaves nothing that can be seen, and all is swept`, async () => {
+      const folder = storeFolder();
+      const other = sampleContext({ seed: 2 });
+      const store = await openStore({ folder });
+      await store.write(other);
+      const before = entryCounts(openTables(folder));
+
+      await killHard(await writeInChild(folder, 1, stage));
+      expect(entryCounts(openTables(folder))['segments']).toBeGreaterThan(before['segments'] ?? 0);
+      expect(store.get(largeSample(1).record.id)).toBeUndefined();
+      expect(await store.sweep()).toBe(1);
+      expect(entryCounts(openTables(folder))).toEqual(before);
+      expect(readWhole(store, other)).toMatchObject(expectedContent(other));
+    });
+  }
+
+  it('does not stand in the way of the next write of the same context', async () => {
+    const folder = storeFolder();
+    await killHard(await writeInChild(folder, 1, 'segments'));
+    const store = await openStore({ folder });
+    const sample = largeSample(1);
+    await store.write(sample);
+    expect(readWhole(store, sample)).toMatchObject(expectedContent(sample));
+    await store.delete(sample.record.id);
+    expect(entryCounts(openTables(folder))).toEqual(noEntries);
+  });
+});
+
+describe('two processes on one folder', () => {
+  it('see what the other wrote and deleted at once', async () => {
+    const folder = storeFolder();
+    const store = await openStore({ folder });
+    const sample = largeSample(1);
+    expect(store.get(sample.record.id)).toBeUndefined();
+    const child = await writeInChild(folder, 1, 'none');
+    // No turn of the event loop lies between the child's word and this look.
+    expect(readWhole(store, sample)).toMatchObject(expectedContent(sample));
+    expect(await store.delete(sample.record.id)).toBe(true);
+    const gone = once(child, 'exit');
+    defined(child.stdin, 'the input of the child').end();
+    expect((await gone)[0]).toBe(0);
+  });
+
+  it("leave each other's unfinished work alone, and wait for it", async () => {
+    const folder = storeFolder();
+    const child = await writeInChild(folder, 1, 'rankings');
+    const store = await openStore({ folder });
+    expect(await store.sweep()).toBe(0);
+    const sample = largeSample(1);
+    const soon = AbortSignal.timeout(200);
+    await expect(store.write(sample, soon)).rejects.toMatchObject({ name: 'AbortError' });
+    expect(entryCounts(openTables(folder))['segments']).toBeGreaterThan(0);
+
+    const write = store.write(sample);
+    await killHard(child);
+    await write;
+    expect(readWhole(store, sample)).toMatchObject(expectedContent(sample));
+  });
+});

@@ -1,0 +1,168 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { CompressionSpec } from '../../src/core/compression-spec.ts';
+import { systemClock } from '../../src/core/clock.ts';
+import type { StoredContext } from '../../src/core/context.ts';
+import { answer, type AnswerCall } from '../../src/engine/answer.ts';
+import { DeviceTurns } from '../../src/engine/device-turns.ts';
+import { ingest, type IngestCall } from '../../src/engine/ingest.ts';
+import { KeyedQueue } from '../../src/engine/keyed-queue.ts';
+import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
+import type {
+  EngineAnswer,
+  EngineQuery,
+  IngestRequest,
+  SamplingOptions,
+} from '../../src/engine/protocol.ts';
+import { Stepper } from '../../src/engine/stepper.ts';
+import type { Checkpoint } from '../../src/model/checkpoint.ts';
+import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
+import type { Runtime } from '../../src/runtime/runtime.ts';
+import type { ContextStore } from '../../storage/context-store.ts';
+import { openContextStore } from '../../storage/open-store.ts';
+
+export interface TestEngineOptions {
+  readonly checkpoint: Checkpoint;
+  /** Default: one that no test fills. */
+  readonly poolBytes?: number;
+  /** Default: what the engine process uses. */
+  readonly sliceTokens?: number;
+}
+
+/** An engine in this process, over a real store in a temporary folder, with its parts in reach. */
+export class TestEngine {
+  readonly checkpoint: Checkpoint;
+  readonly runtime: Runtime;
+  readonly turns = new DeviceTurns();
+  readonly stepper: Stepper;
+  readonly queue = new KeyedQueue();
+  readonly clock = systemClock;
+  readonly sliceTokens: number;
+  readonly #folder: string;
+  readonly #poolBytes: number;
+  #store: ContextStore;
+  #loaded: LoadedContexts;
+
+  private constructor(
+    { checkpoint, poolBytes = 2 ** 40, sliceTokens = 256 }: TestEngineOptions,
+    parts: { readonly folder: string; readonly store: ContextStore },
+  ) {
+    this.checkpoint = checkpoint;
+    this.sliceTokens = sliceTokens;
+    this.runtime = createOrtCpuRuntime(checkpoint, { threads: 2 });
+    this.stepper = new Stepper(this.runtime, this.turns);
+    this.#poolBytes = poolBytes;
+    this.#folder = parts.folder;
+    this.#store = parts.store;
+    this.#loaded = this.#createLoaded();
+  }
+
+  static async open(options: TestEngineOptions): Promise<TestEngine> {
+    const folder = mkdtempSync(join(tmpdir(), 'readonce-engine-'));
+    return new TestEngine(options, { folder, store: await openContextStore({ folder }) });
+  }
+
+  get store(): ContextStore {
+    return this.#store;
+  }
+
+  get loaded(): LoadedContexts {
+    return this.#loaded;
+  }
+
+  /** Forgets what is in memory and opens the store anew. */
+  async restart(): Promise<void> {
+    this.#loaded.close();
+    await this.#store.close();
+    this.#store = await openContextStore({ folder: this.#folder });
+    this.#loaded = this.#createLoaded();
+  }
+
+  ingest(document: string, options: IngestOptions = {}): Promise<StoredContext> {
+    const { request, onProgress, signal } = options;
+    return ingest(this, {
+      request: ingestRequest(document, request),
+      onProgress: onProgress ?? (() => undefined),
+      signal: signal ?? new AbortController().signal,
+    });
+  }
+
+  answer(contextId: string, options: AnswerOptions = {}): Promise<EngineAnswer> {
+    const { query, keepRatio, sampling, onText, signal } = options;
+    return answer(this, {
+      query: engineQuery(contextId, { query, keepRatio, sampling }),
+      onText: onText ?? (() => undefined),
+      signal: signal ?? new AbortController().signal,
+    });
+  }
+
+  async close(): Promise<void> {
+    this.turns.close();
+    this.#loaded.close();
+    this.runtime.close();
+    await this.#store.close();
+    rmSync(this.#folder, { recursive: true });
+  }
+
+  #createLoaded(): LoadedContexts {
+    const { runtime, store } = this;
+    return new LoadedContexts({ runtime, store, poolBytes: this.#poolBytes });
+  }
+}
+
+export type IngestOptions = Partial<Omit<IngestCall, 'request'>> & {
+  readonly request?: IngestRequestOptions;
+};
+
+export type IngestRequestOptions = Partial<Omit<IngestRequest, 'compression'>> & {
+  readonly compression?: Partial<CompressionSpec>;
+};
+
+export type AnswerOptions = QueryOptions & Partial<Omit<AnswerCall, 'query'>>;
+
+export interface QueryOptions {
+  readonly query?: string | undefined;
+  readonly keepRatio?: number | undefined;
+  readonly sampling?: Partial<SamplingOptions> | undefined;
+}
+
+/** A request of the default compression, unless said otherwise. */
+export function ingestRequest(
+  document: string,
+  { compression, ...rest }: IngestRequestOptions = {},
+): IngestRequest {
+  return {
+    tenant: '',
+    document,
+    instructions: undefined,
+    usage: { expiresAtMs: null, pinned: false, labels: {} },
+    ...rest,
+    compression: {
+      method: 'kvzip',
+      keepRatio: 0.3,
+      budget: 'global',
+      precision: 'f16',
+      ...compression,
+    },
+  };
+}
+
+/** A greedy query of a short answer, unless said otherwise. */
+export function engineQuery(contextId: string, options: QueryOptions = {}): EngineQuery {
+  const { query = 'What is it about?', keepRatio, sampling } = options;
+  return {
+    contextId,
+    query,
+    keepRatio,
+    sampling: {
+      maxTokens: 8,
+      temperature: 0,
+      topP: 1,
+      topK: 0,
+      seed: 1,
+      stop: [],
+      ...sampling,
+    },
+  };
+}

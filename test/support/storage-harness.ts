@@ -1,0 +1,93 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { onTestFinished } from 'vitest';
+import { defined } from '../../src/core/assert.ts';
+import type { Clock } from '../../src/core/clock.ts';
+import type { ContextStore } from '../../storage/context-store.ts';
+import { openEnvironment, type Environment } from '../../storage/environment.ts';
+import { openContextStore, type StoreOptions } from '../../storage/open-store.ts';
+
+/** A folder that goes when the test ends. */
+export function storeFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'readonce-store-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A store that closes when the test ends; by default in a folder of its own. */
+export async function openStore(options: Partial<StoreOptions> = {}): Promise<ContextStore> {
+  const store = await openContextStore({ ...options, folder: options.folder ?? storeFolder() });
+  onTestFinished(() => store.close());
+  return store;
+}
+
+/** The tables below a store, to look at and to damage; closes when the test ends. */
+export function openTables(folder: string): Environment {
+  const env = openEnvironment(folder);
+  onTestFinished(() => env.close());
+  return env;
+}
+
+/** Entries of each table that holds something of contexts. */
+export function entryCounts(env: Environment): Readonly<Record<string, number>> {
+  const names = Object.keys(env.tables).filter((name) => name !== 'store');
+  return env.read((transaction) =>
+    Object.fromEntries(
+      names.map((name) => {
+        const table = env.tables[name as keyof typeof env.tables];
+        return [name, table.getKeysCount({ start: Buffer.from([0]), transaction })];
+      }),
+    ),
+  );
+}
+
+export const noEntries = {
+  segments: 0,
+  rankings: 0,
+  tokens: 0,
+  catalogue: 0,
+  usage: 0,
+  created: 0,
+  unfinished: 0,
+};
+
+/** A clock that stands where it is put. */
+export function fixedClock(nowMs: number): Clock & { set(nowMs: number): void } {
+  let now = nowMs;
+  return {
+    nowMs: () => now,
+    monotonicMs: () => now,
+    set: (next) => {
+      now = next;
+    },
+  };
+}
+
+/** Where another process stops: never, with some segments stored, or with all of them stored. */
+export type StallStage = 'none' | 'segments' | 'rankings';
+
+/** Starts a process that writes a context, and waits until it stalls or is done. */
+export async function writeInChild(
+  folder: string,
+  seed: number,
+  stage: StallStage,
+): Promise<ChildProcess> {
+  const script = fileURLToPath(new URL('storage-writer.ts', import.meta.url));
+  const child = spawn(process.execPath, ['--import', 'tsx', script, folder, String(seed), stage], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  await once(defined(child.stdout, 'the output of the child'), 'data');
+  return child;
+}
+
+/** Ends a process by SIGKILL and waits until it is gone. */
+export async function killHard(child: ChildProcess): Promise<void> {
+  const gone = once(child, 'exit');
+  child.kill('SIGKILL');
+  await gone;
+}
