@@ -1,7 +1,7 @@
 /**
  * The import directions of docs/ARCHITECTURE.md, checked by CI:
  * cli, main → http → service → {engine client, storage}; engine → {compression, graph, runtime,
- * model, storage}; everything → core. Only main, cli (and the engine's own entry) read config.
+ * model, storage}; everything → core. Only main and cli read config.
  */
 const layer = (name, from, allowed) => ({
   name,

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { defined } from '../core/assert.ts';
 import type { ContextUsage, StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { IdentifyRequest, Identified } from '../engine/protocol.ts';
@@ -163,11 +164,12 @@ export class PutContext {
     change: Partial<ContextUsage>,
   ): PendingContext {
     const { engine, clock } = this.#deps;
+    const info = defined(engine.info, 'the description of an engine that identified a document');
     const createdAtMs = clock.nowMs();
     const document = Buffer.from(request.document, 'utf8');
     return {
       id: identified.id,
-      model: { id: engine.info?.modelId ?? '', fingerprint: engine.info?.fingerprint ?? '' },
+      model: { id: info.modelId, fingerprint: info.fingerprint },
       document: {
         bytes: document.byteLength,
         tokens: identified.documentTokens,

@@ -79,14 +79,12 @@ export class Queries {
     const leave = this.#places.enter();
     metrics.runningQueries.set(this.#places.taken);
     try {
-      const touched = this.#touch(contextId);
       const waitedMs = this.#deps.clock.monotonicMs() - options.arrivedAtMs;
       const request = { contextId, query, sampling: sampling(input), keepRatio: input.keepRatio };
-      const answer = countFromArrival(
-        await this.#deps.engine.query(request, (text) => options.onText(text), signal),
-        waitedMs,
-      );
-      await touched;
+      const answering = this.#deps.engine.query(request, (text) => options.onText(text), signal);
+      // The store syncs to disk in this thread: while the engine answers, not before.
+      const [answered] = await Promise.all([answering, this.#touch(contextId)]);
+      const answer = countFromArrival(answered, waitedMs);
       this.#observe(answer);
       return {
         id: `ans_${randomBytes(16).toString('hex')}`,
