@@ -14,8 +14,8 @@ export interface LabQuestion {
 }
 
 /**
- * An engine in this process, on a store that is thrown away: what a server would answer, without the
- * server. Questions asked at the same time about different contexts are decoded together.
+ * An engine in this process, on a store that is thrown away: what a server would answer, without
+ * the server. Questions asked at the same time about different contexts are decoded together.
  */
 export interface Lab {
   /** Reads a document once; returns the context's id. */

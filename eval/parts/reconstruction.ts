@@ -146,7 +146,7 @@ interface ChunkCall {
   readonly pass: ReconstructionPass;
 }
 
-/** Chunk tokens that were predicted by the token before them. */
+/** One pass; how many of its chunk's tokens were predicted. */
 function repeatChunk({ runtime, cache, document, pass }: ChunkCall): number {
   const { prefixTokens, layout } = document.plan;
   const passStart = cache.length;
@@ -166,9 +166,21 @@ function repeatChunk({ runtime, cache, document, pass }: ChunkCall): number {
     predictions.push(...predicted);
   }
   cache.truncate(passStart);
-  // The token behind the last one is nobody's: `ids` ends there, and undefined equals no token.
-  const lastPromptToken = pass.promptIds.length - 1;
-  return predictions.filter((token, i) => i >= lastPromptToken && token === ids[i + 1]).length;
+  return rightPredictions({ ids, predictions, promptTokens: pass.promptIds.length });
+}
+
+export interface PassPredictions {
+  /** Tokens of a pass: its prompt and the chunk. */
+  readonly ids: Int32Array;
+  /** For each of them, the token that was predicted behind it. */
+  readonly predictions: readonly number[];
+  readonly promptTokens: number;
+}
+
+/** Chunk tokens that the token before them predicted; for the first that is the prompt's last. */
+export function rightPredictions({ ids, predictions, promptTokens }: PassPredictions): number {
+  const chunk = ids.subarray(promptTokens);
+  return chunk.filter((id, i) => predictions[promptTokens + i - 1] === id).length;
 }
 
 function passIds(document: TokenizedDocument, pass: ReconstructionPass): Int32Array {

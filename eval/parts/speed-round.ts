@@ -53,7 +53,7 @@ export async function peakWhileIngesting(
 }
 
 export interface RoundOptions {
-  /** Which of the two ingestions comes first: alternates, so that drift of the machine evens out. */
+  /** Which of the two ingestions is first: alternates, so that the drift of a machine evens out. */
   readonly compactFirst: boolean;
 }
 

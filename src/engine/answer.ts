@@ -10,7 +10,7 @@ import { createAnswerText, type AnswerText } from './answer-text.ts';
 import type { DeviceTurns } from './device-turns.ts';
 import { leastTokens } from './document.ts';
 import type { KeyedQueue } from './keyed-queue.ts';
-import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
+import { loadKey, type LoadedContext, type LoadedContexts } from './loaded-contexts.ts';
 import type { EngineAnswer, EngineQuery } from './protocol.ts';
 import { createSampler } from './sampling.ts';
 import type { Stepper } from './stepper.ts';
@@ -128,6 +128,7 @@ class AnswerRun {
   #startedMs = 0;
   #loadMs = 0;
   #firstTokenMs = 0;
+  #prefilledTokens = 0;
   #completionTokens = 0;
   #pairs = 0;
 
@@ -149,10 +150,11 @@ class AnswerRun {
     });
     let finishReason: EngineAnswer['finishReason'] = 'cancelled';
     try {
-      const key = `${record.id}@${keepRatio}`;
+      const key = loadKey(record.id, keepRatio);
       finishReason = await queue.run(key, () => this.#useContext(text), signal);
     } catch (error) {
-      if (!signal.aborted) throw error;
+      // Whatever else went wrong is not hidden by a client that has gone away.
+      if (!signal.aborted || error !== signal.reason) throw error;
     }
     text.finish();
     return this.#result(text.text, finishReason);
@@ -223,6 +225,7 @@ class AnswerRun {
         startPosition: contextTokens(record) + start,
       };
       [logits] = await turns.run('extend', () => runtime.forward([slot]), this.#call.signal);
+      this.#prefilledTokens += slot.ids.length;
     }
     return logits as Float32Array;
   }
@@ -240,7 +243,7 @@ class AnswerRun {
         contextTokens: record.document.tokens,
         queryTokens: queryIds.length,
         completionTokens: this.#completionTokens,
-        prefilledTokens: queryIds.length,
+        prefilledTokens: this.#prefilledTokens,
       },
       cache: {
         source: this.#source,

@@ -10,7 +10,7 @@ import { openContextStore } from '../../storage/open-store.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { answer, type AnswerCall } from './answer.ts';
 import { DeviceTurns } from './device-turns.ts';
-import { tokenizeDocument } from './document.ts';
+import { tokenizeDocument, type TokenizedDocument } from './document.ts';
 import { ingest, type IngestCall } from './ingest.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
@@ -41,14 +41,22 @@ export class EngineHost {
   readonly #loaded: LoadedContexts;
   /** Calls that hold caches or write to the store. */
   readonly #running = new Set<Promise<unknown>>();
+  /** Contexts that failed a check when a query loaded them. */
+  readonly #damaged = new Set<string>();
+  readonly #logger: Logger;
   #closed: Promise<void> | undefined;
 
   private constructor(
-    parts: { readonly checkpoint: Checkpoint; readonly store: ContextStore },
+    parts: {
+      readonly checkpoint: Checkpoint;
+      readonly store: ContextStore;
+      readonly logger: Logger;
+    },
     poolBytes: number,
   ) {
     this.#checkpoint = parts.checkpoint;
     this.#store = parts.store;
+    this.#logger = parts.logger;
     this.#runtime = createOrtCpuRuntime(parts.checkpoint, { threads: availableParallelism() });
     this.#stepper = new Stepper(this.#runtime, this.#turns);
     this.#loaded = new LoadedContexts({ runtime: this.#runtime, store: parts.store, poolBytes });
@@ -63,7 +71,7 @@ export class EngineHost {
       maxBytes: options.storeMaxBytes,
     });
     try {
-      const host = new EngineHost({ checkpoint, store }, options.poolBytes);
+      const host = new EngineHost({ checkpoint, store, logger }, options.poolBytes);
       host.#runtime.warm();
       return host;
     } catch (error) {
@@ -83,24 +91,38 @@ export class EngineHost {
     };
   }
 
-  identify(request: IdentifyRequest): Identified {
-    const { id, prefixIds, documentIds } = tokenizeDocument(this.#checkpoint, request);
-    const stored = this.#store.get(id);
-    if (stored !== undefined) {
-      const ids = this.#store.tokenIds(id);
-      if (!same(ids.prefixIds, prefixIds) || !same(ids.documentIds, documentIds)) {
-        throw new ReadonceError(
-          'corrupt_record',
-          `Expected the token ids of ${id} to be those of the document but they differ: delete it`,
-        );
-      }
+  /**
+   * Names the context a document becomes, and finds it if it is stored and sound. One that is
+   * damaged is removed, so that the PUT rebuilds it.
+   */
+  async identify(request: IdentifyRequest): Promise<Identified> {
+    const document = tokenizeDocument(this.#checkpoint, request);
+    const { id, prefixIds, documentIds } = document;
+    if (this.#isDamaged(document)) {
+      this.#logger.error({ contextId: id }, 'stored context is damaged: removed to be rebuilt');
+      this.#loaded.drop(id);
+      await this.#store.delete(id);
+      this.#damaged.delete(id);
     }
     return {
       id,
       prefixTokens: prefixIds.length,
       documentTokens: documentIds.length,
-      stored,
+      stored: this.#store.get(id),
     };
+  }
+
+  /** Whether what is stored under a document's id fails a check, or is another document's. */
+  #isDamaged({ id, prefixIds, documentIds }: TokenizedDocument): boolean {
+    if (this.#damaged.has(id)) return true;
+    try {
+      if (this.#store.get(id) === undefined) return false;
+      const ids = this.#store.tokenIds(id);
+      return !same(ids.prefixIds, prefixIds) || !same(ids.documentIds, documentIds);
+    } catch (error) {
+      if (isCorruption(error)) return true;
+      throw error;
+    }
   }
 
   /** Ingestions run one after another: each holds a dense cache. */
@@ -130,7 +152,7 @@ export class EngineHost {
       clock: systemClock,
       sliceTokens,
     };
-    return this.#track(answer(dependencies, call));
+    return this.#track(this.#noteDamage(call.query.contextId, answer(dependencies, call)));
   }
 
   /** Forgets a loaded context. */
@@ -152,6 +174,16 @@ export class EngineHost {
     await this.#store.close();
   }
 
+  /** A context that failed a check is rebuilt by the next PUT of its document. */
+  async #noteDamage<T>(contextId: string, call: Promise<T>): Promise<T> {
+    try {
+      return await call;
+    } catch (error) {
+      if (isCorruption(error)) this.#damaged.add(contextId);
+      throw error;
+    }
+  }
+
   /** Remembers a call until it settles. */
   #track<T>(call: Promise<T>): Promise<T> {
     this.#running.add(call);
@@ -161,6 +193,10 @@ export class EngineHost {
     call.then(forget, forget);
     return call;
   }
+}
+
+function isCorruption(error: unknown): boolean {
+  return error instanceof ReadonceError && error.code === 'corrupt_record';
 }
 
 function same(a: Int32Array, b: Int32Array): boolean {

@@ -134,7 +134,9 @@ class Ingestion {
     const scores = new Float32Array(headCount(plan.layout) * chunk.length);
     const passStart = this.#rows();
     const ids = concatenate(pass.promptIds, chunk);
-    await this.#slices('score', ids, passed, (slice) => {
+    // Progress counts document tokens: the prompt before them is none.
+    const progress = { ...passed, done: passed.done - pass.promptIds.length };
+    await this.#slices('score', ids, progress, (slice) => {
       this.#dependencies.runtime.score(this.#cache, {
         ids: slice,
         sinkEnd: plan.prefixTokens,
@@ -234,7 +236,7 @@ class Ingestion {
         },
         signal,
       );
-      onProgress({ phase, done: Math.min(total, done + start + slice.length), total });
+      onProgress({ phase, done: Math.max(0, done + start + slice.length), total });
     }
   }
 }

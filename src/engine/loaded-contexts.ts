@@ -65,7 +65,7 @@ export class LoadedContexts {
 
   /** Whether the context is in memory at this ratio. */
   has(record: ContextRecord, keepRatio: number): boolean {
-    return this.#entries.has(entryKey(record.id, keepRatio));
+    return this.#entries.has(loadKey(record.id, keepRatio));
   }
 
   /**
@@ -75,7 +75,7 @@ export class LoadedContexts {
    */
   acquire(request: LoadRequest): LoadedContext {
     const { record, keepRatio } = request;
-    const key = entryKey(record.id, keepRatio);
+    const key = loadKey(record.id, keepRatio);
     const tailCapacity = Math.ceil(request.tailTokens / tailStep) * tailStep;
     let entry = this.#entries.get(key);
     if (entry === undefined) {
@@ -95,7 +95,7 @@ export class LoadedContexts {
 
   /** Gives a context back; its tail is forgotten. */
   release(context: LoadedContext): void {
-    const key = entryKey(context.record.id, context.keepRatio);
+    const key = loadKey(context.record.id, context.keepRatio);
     const entry = this.#entries.get(key);
     assert(entry?.context === context && entry.inUse, 'released once, by its holder');
     context.cache.truncateTail(0);
@@ -192,7 +192,8 @@ export class LoadedContexts {
   }
 }
 
-function entryKey(contextId: string, keepRatio: number): string {
+/** What a context is loaded under: at another ratio it is another one. */
+export function loadKey(contextId: string, keepRatio: number): string {
   return `${contextId}@${keepRatio}`;
 }
 

@@ -1,5 +1,5 @@
-import { asReadonceError } from '../core/errors.ts';
-import { createLogger } from '../observability/logger.ts';
+import { asReadonceError, ReadonceError } from '../core/errors.ts';
+import { createLogger, type Logger } from '../observability/logger.ts';
 import { EngineHost } from './engine-host.ts';
 import type { EngineOptions, EngineReply, EngineRequest } from './protocol.ts';
 
@@ -11,6 +11,7 @@ process.on('SIGTERM', () => undefined);
 
 const cancellations = new Map<number, AbortController>();
 let host: EngineHost | undefined;
+let logger: Logger | undefined;
 
 function reply(message: EngineReply): void {
   if (process.connected) process.send?.(message);
@@ -24,6 +25,8 @@ async function serve(requestId: number, run: (signal: AbortSignal) => unknown): 
     const result = await run(cancellation.signal);
     reply({ kind: 'result', requestId, result });
   } catch (error) {
+    const isOurs = error instanceof ReadonceError || cancellation.signal.aborted;
+    if (!isOurs) logger?.error({ err: error, requestId }, 'engine request failed');
     reply({ kind: 'error', requestId, error: asReadonceError(error).toJSON() });
   } finally {
     cancellations.delete(requestId);
@@ -31,7 +34,7 @@ async function serve(requestId: number, run: (signal: AbortSignal) => unknown): 
 }
 
 async function start(options: EngineOptions): Promise<void> {
-  const logger = createLogger({ level: options.logLevel });
+  logger = createLogger({ level: options.logLevel });
   try {
     host = await EngineHost.start(options, logger);
     reply({ kind: 'ready', info: host.info });

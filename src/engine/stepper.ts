@@ -12,11 +12,11 @@ interface Waiting {
  * is busy is computed together at the next turn. Answers join and leave at any step.
  */
 export class Stepper {
-  readonly #runtime: Runtime;
+  readonly #runtime: Pick<Runtime, 'forward'>;
   readonly #turns: DeviceTurns;
   #waiting: Waiting[] = [];
 
-  constructor(runtime: Runtime, turns: DeviceTurns) {
+  constructor(runtime: Pick<Runtime, 'forward'>, turns: DeviceTurns) {
     this.#runtime = runtime;
     this.#turns = turns;
   }

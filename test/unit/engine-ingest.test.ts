@@ -1,0 +1,230 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { resolvePrecision } from '../../src/compression/registry.ts';
+import { concatenate } from '../../src/core/concatenate.ts';
+import { contextTokens, type StoredContext } from '../../src/core/context.ts';
+import { headCount } from '../../src/core/kv-layout.ts';
+import type { IngestProgress } from '../../src/engine/protocol.ts';
+import { expectClose } from '../contract/runtime/subject.ts';
+import { TestEngine } from '../support/engine.ts';
+import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
+
+const document =
+  'The Marlow Observatory stands on a ridge above the village of Denby. Construction began in 1908 ' +
+  'and took nearly three years; it opened to the public on 4 May 1911.';
+
+let random: RandomCheckpoint;
+let engine: TestEngine;
+
+beforeAll(async () => {
+  random = await randomCheckpoint();
+  // Slices that cut both the prefill and the reconstruction pass several times.
+  engine = await TestEngine.open({ checkpoint: random.checkpoint, sliceTokens: 16 });
+});
+afterAll(async () => {
+  await engine.close();
+  random.remove();
+});
+
+function ingest(compression: Record<string, unknown> = {}): Promise<StoredContext> {
+  return engine.ingest(document, { request: { compression } });
+}
+
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
+}
+
+describe('the pairs that are kept', () => {
+  it.each([0.001, 0.17, 0.2, 0.3, 0.55, 1])('are counted exactly at %d', async (keepRatio) => {
+    const { record } = await ingest({ keepRatio });
+    const heads = headCount(record.layout);
+    const ofDocument = Math.round(keepRatio * heads * record.document.tokens);
+    expect(sum(record.pairCounts)).toBe(ofDocument + heads * record.prefixTokens);
+    for (const [head, count] of record.pairCounts.entries()) {
+      expect(count).toBeGreaterThanOrEqual(record.prefixTokens);
+      const { positions } = engine.store.readRanking(record.id, head);
+      expect(new Set(positions).size).toBe(count - record.prefixTokens);
+      expect(Math.max(-1, ...positions)).toBeLessThan(record.document.tokens);
+    }
+  });
+
+  it('are as many in every head with budget uniform', async () => {
+    const { record } = await ingest({ budget: 'uniform', keepRatio: 0.3 });
+    const expected = record.prefixTokens + Math.round(0.3 * record.document.tokens);
+    expect(new Set(record.pairCounts)).toEqual(new Set([expected]));
+  });
+
+  it('are stored best first', async () => {
+    const { record } = await ingest({ keepRatio: 0.5 });
+    for (const head of record.pairCounts.keys()) {
+      const { scores } = engine.store.readRanking(record.id, head);
+      expect(scores).toEqual(scores.toSorted().reverse());
+    }
+  });
+
+  it('take fewer bytes in memory and on disk the fewer they are', async () => {
+    const [small, large] = [await ingest({ keepRatio: 0.2 }), await ingest({ keepRatio: 1 })];
+    expect(small.storedBytes).toBe(sum(small.record.pairCounts) * 2 * 16 * 2);
+    expect(large.storedBytes).toBe(sum(large.record.pairCounts) * 2 * 16 * 2);
+    expect(small.diskBytes).toBeLessThan(large.diskBytes);
+  });
+});
+
+describe('a query on a stored context', () => {
+  it.each([
+    { precision: 'f16', keepRatio: 0.3 },
+    { precision: 'f32', keepRatio: 0.3 },
+    { precision: 'f16', keepRatio: 1 },
+  ])('has the logits it had before a reload: $precision at $keepRatio', async (compression) => {
+    const { record } = await ingest(compression);
+    const { tokenizer, template } = random.checkpoint;
+    const ids = concatenate(tokenizer.encode('\n\nWhen did it open?'), template.suffixIds);
+    const startPosition = contextTokens(record);
+    const before = keptInDocumentOrder(record, ids.length);
+    const [expected] = engine.runtime.forward([{ cache: before, ids, startPosition }]);
+    await engine.restart();
+    const request = { record, keepRatio: compression.keepRatio, tailTokens: ids.length };
+    const { cache } = engine.loaded.acquire(request);
+    const [logits] = engine.runtime.forward([{ cache, ids, startPosition }]);
+    // Logits are up to 10; only the order of the rows differs, hence that of float32 sums.
+    expectClose(logits, expected ?? [], 1e-4);
+  });
+});
+
+/** The kept pairs from a prefill of its own, rounded as stored, without going through the store. */
+function keptInDocumentOrder(
+  { id, layout, compression, prefixTokens }: StoredContext['record'],
+  tailTokens: number,
+) {
+  const { prefixIds, documentIds } = engine.store.tokenIds(id);
+  const dense = engine.runtime.createDense(prefixIds.length + documentIds.length);
+  engine.runtime.prefill(dense, concatenate(prefixIds, documentIds));
+  const precision = resolvePrecision(compression.precision);
+  const rounded = (row: Float32Array): Float32Array => {
+    const bytes = new Uint8Array(precision.encodedBytes(1, layout.headDim));
+    precision.encode(row, bytes, layout.headDim);
+    const target = new Float32Array(layout.headDim);
+    precision.decode(bytes, target, layout.headDim);
+    return target;
+  };
+  const rows = Array.from({ length: headCount(layout) }, (_, head) => {
+    const { positions } = engine.store.readRanking(id, head);
+    return [
+      ...Array(prefixTokens).keys(),
+      ...Array.from(positions.toSorted(), (position) => prefixTokens + position),
+    ];
+  });
+  const lengths = Uint32Array.from(rows, ({ length }) => length);
+  const cache = engine.runtime.createRagged(lengths, tailTokens);
+  for (const [head, ofHead] of rows.entries()) {
+    for (const [to, from] of ofHead.entries()) {
+      const target = to * layout.headDim;
+      cache.keys(head).set(rounded(dense.keys(head, from, from + 1)), target);
+      cache.values(head).set(rounded(dense.values(head, from, from + 1)), target);
+    }
+  }
+  return cache;
+}
+
+describe('an ingestion', () => {
+  it('stores what it was made from', async () => {
+    const request = {
+      tenant: 'tenant',
+      instructions: 'Be brief.',
+      usage: { expiresAtMs: 12, pinned: true, labels: { source: 'test' } },
+      compression: { keepRatio: 0.4 },
+    };
+    const stored = await engine.ingest(document, { request });
+    const { record, usage } = engine.store.get(stored.record.id) ?? stored;
+    const { tokenizer, template, id, fingerprint } = random.checkpoint;
+    expect(record).toMatchObject({
+      tenant: 'tenant',
+      model: { id, fingerprint },
+      document: {
+        bytes: Buffer.byteLength(document),
+        tokens: tokenizer.encode(document).length,
+      },
+      compression: { method: 'kvzip', keepRatio: 0.4, budget: 'global', precision: 'f16' },
+      prefixTokens: template.prefixIds('Be brief.').length,
+    });
+    expect(record.document.sha256).toMatch(/^[0-9a-f]{64}$/);
+    expect(usage).toMatchObject({ ...request.usage, lastUsedAtMs: record.createdAtMs });
+    const ids = engine.store.tokenIds(record.id);
+    expect(ids.prefixIds).toEqual(template.prefixIds('Be brief.'));
+    expect(ids.documentIds).toEqual(tokenizer.encode(document));
+  });
+
+  it('tells its progress, phase by phase and to the end', async () => {
+    const events: IngestProgress[] = [];
+    const { record } = await engine.ingest(document, {
+      request: { compression: { keepRatio: 0.35 } },
+      onProgress: (progress) => events.push(progress),
+    });
+    expect([...new Set(events.map(({ phase }) => phase))]).toEqual(['prefill', 'score', 'persist']);
+    const totals = {
+      prefill: contextTokens(record),
+      score: record.document.tokens,
+      persist: headCount(record.layout),
+    };
+    for (const [phase, total] of Object.entries(totals)) {
+      const ofPhase = events.filter((event) => event.phase === phase);
+      expect(ofPhase.length).toBeGreaterThan(2);
+      expect(new Set(ofPhase.map((event) => event.total))).toEqual(new Set([total]));
+      const done = ofPhase.map((event) => event.done);
+      expect(done).toEqual(done.toSorted((a, b) => a - b));
+      expect(done.at(-1)).toBe(total);
+    }
+  });
+
+  it('gives the same context whatever the slices', async () => {
+    const { record } = await ingest({ keepRatio: 0.45 });
+    const whole = await TestEngine.open({ checkpoint: random.checkpoint, sliceTokens: 1000 });
+    const request = { compression: { keepRatio: 0.45 } };
+    const other = (await whole.ingest(document, { request })).record;
+    expect(other.id).toBe(record.id);
+    expect(other.pairCounts).toEqual(record.pairCounts);
+    for (const head of record.pairCounts.keys()) {
+      const expected = engine.store.readRanking(record.id, head);
+      const ranking = whole.store.readRanking(record.id, head);
+      // Neighbours may swap where scores are equal to float32 rounding.
+      expect([...ranking.positions].toSorted()).toEqual([...expected.positions].toSorted());
+      expectClose(ranking.scores, expected.scores, 1e-5);
+    }
+    await whole.close();
+  });
+
+  it.each(['prefill', 'score', 'persist'])(
+    'that is cancelled in %s leaves nothing',
+    async (phase) => {
+      const cancellation = new AbortController();
+      const text = `${document} Cancelled in ${phase}.`;
+      const cancelled = engine.ingest(text, {
+        onProgress: (progress) => {
+          if (progress.phase === phase) cancellation.abort(new Error('gave up'));
+        },
+        signal: cancellation.signal,
+      });
+      await expect(cancelled).rejects.toThrow('gave up');
+      const listed = engine.store.list({
+        tenant: '',
+        limit: 100,
+        cursor: undefined,
+        label: undefined,
+      });
+      expect(listed.contexts.map(({ record }) => record.document.bytes)).not.toContain(text.length);
+      await expect(engine.ingest(text)).resolves.toMatchObject({ record: { tenant: '' } });
+    },
+  );
+
+  it('lets answers on other contexts finish while it runs', async () => {
+    const { record } = await ingest();
+    const order: string[] = [];
+    const long = `${document} `.repeat(8).trim();
+    const request = { compression: { method: 'none', keepRatio: 1 } };
+    const ingestion = engine.ingest(long, { request }).then(() => order.push('ingestion'));
+    const answer = engine
+      .answer(record.id, { sampling: { maxTokens: 4 } })
+      .then(() => order.push('answer'));
+    await Promise.all([ingestion, answer]);
+    expect(order).toEqual(['answer', 'ingestion']);
+  });
+});
