@@ -90,7 +90,10 @@ export class TestEngine {
 
   answer(contextId: string, options: AnswerOptions = {}): Promise<EngineAnswer> {
     const { query, keepRatio, sampling, onText, signal } = options;
-    return answer(this, {
+    const { checkpoint = this.checkpoint, sliceTokens = this.sliceTokens } = options;
+    const { runtime, store, turns, stepper, loaded, queue, clock } = this;
+    const parts = { checkpoint, runtime, store, turns, stepper, loaded, queue, clock, sliceTokens };
+    return answer(parts, {
       query: engineQuery(contextId, { query, keepRatio, sampling }),
       onText: onText ?? (() => undefined),
       signal: signal ?? new AbortController().signal,
@@ -119,7 +122,12 @@ export type IngestRequestOptions = Partial<Omit<IngestRequest, 'compression'>> &
   readonly compression?: Partial<CompressionSpec>;
 };
 
-export type AnswerOptions = QueryOptions & Partial<Omit<AnswerCall, 'query'>>;
+export type AnswerOptions = QueryOptions &
+  Partial<Omit<AnswerCall, 'query'>> & {
+    /** Instead of the engine's. */
+    readonly checkpoint?: Checkpoint;
+    readonly sliceTokens?: number;
+  };
 
 export interface QueryOptions {
   readonly query?: string | undefined;

@@ -1,0 +1,293 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { contextTokens, type ContextRecord } from '../../src/core/context.ts';
+import type { EngineAnswer, SamplingOptions } from '../../src/engine/protocol.ts';
+import type { Checkpoint } from '../../src/model/checkpoint.ts';
+import { TestEngine, type AnswerOptions } from '../support/engine.ts';
+import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
+
+const lease = 'The lease of the mill was signed by Ada Finch on 4 May 1911, before two witnesses.';
+const orchard = 'The orchard has 312 trees: 200 of them bear apples, the others pears and plums.';
+
+let random: RandomCheckpoint;
+let engine: TestEngine;
+let record: ContextRecord;
+let other: ContextRecord;
+
+beforeAll(async () => {
+  random = await randomCheckpoint();
+  engine = await TestEngine.open({ checkpoint: random.checkpoint, sliceTokens: 16 });
+  const request = { compression: { keepRatio: 0.6 } };
+  record = (await engine.ingest(lease, { request })).record;
+  other = (await engine.ingest(orchard, { request })).record;
+});
+afterAll(async () => {
+  await engine.close();
+  random.remove();
+});
+
+/** What of an answer must not depend on anything but context, query and options. */
+function essence({ answer, finishReason, usage }: EngineAnswer) {
+  return { answer, finishReason, usage };
+}
+
+/** The model, but for ending answers with other tokens. */
+function endingWith(...endTokenIds: readonly number[]): Checkpoint {
+  const { checkpoint } = random;
+  return { ...checkpoint, config: { ...checkpoint.config, endTokenIds } };
+}
+
+describe('an answer', () => {
+  it('is told piece by piece as it comes', async () => {
+    const pieces: string[] = [];
+    const answer = await engine.answer(record.id, { onText: (text) => pieces.push(text) });
+    expect(pieces.length).toBeGreaterThan(1);
+    expect(pieces.join('')).toBe(answer.answer);
+    expect(answer.answer.trim()).toBe(answer.answer);
+  });
+
+  it('counts what was computed for it, never the document', async () => {
+    const query = 'Who signed?';
+    const { usage } = await engine.answer(record.id, { query, sampling: { maxTokens: 5 } });
+    const { tokenizer, template } = random.checkpoint;
+    const queryTokens = tokenizer.encode(`\n\n${query}`).length + template.suffixIds.length;
+    expect(usage).toEqual({
+      contextTokens: tokenizer.encode(lease).length,
+      queryTokens,
+      prefilledTokens: queryTokens,
+      completionTokens: 5,
+    });
+  });
+
+  it('says what of the cache it used, and where that was', async () => {
+    await engine.restart();
+    const pairs = record.pairCounts.reduce((sum, count) => sum + count, 0);
+    const cache = { keepRatio: 0.6, pairs, bytes: pairs * 2 * 16 * 2 };
+    const first = await engine.answer(record.id);
+    expect(first.cache).toEqual({ ...cache, source: 'disk' });
+    const second = await engine.answer(record.id);
+    expect(second.cache).toEqual({ ...cache, source: 'host' });
+    expect(essence(second)).toEqual(essence(first));
+  });
+
+  it('is the same after the engine and the store were started again', async () => {
+    const before = await engine.answer(record.id);
+    await engine.restart();
+    expect(essence(await engine.answer(record.id))).toEqual(essence(before));
+  });
+
+  it('does not depend on how its query is cut', async () => {
+    const query = `Who signed ${'the lease of the mill or '.repeat(9)}the other lease?`;
+    const cut = await engine.answer(record.id, { query });
+    expect(cut.usage.queryTokens).toBeGreaterThan(3 * engine.sliceTokens);
+    const whole = await engine.answer(record.id, { query, sliceTokens: 1000 });
+    expect(essence(cut)).toEqual(essence(whole));
+  });
+
+  it('depends on the context and on the query', async () => {
+    const answers = [
+      await engine.answer(record.id, { query: 'Who signed?' }),
+      await engine.answer(record.id, { query: 'What was signed?' }),
+      await engine.answer(other.id, { query: 'Who signed?' }),
+    ];
+    expect(new Set(answers.map(({ answer }) => answer)).size).toBe(3);
+  });
+
+  it('that is sampled follows its seed', async () => {
+    const sampled = async (seed: number) =>
+      (await engine.answer(record.id, { sampling: { temperature: 1, seed } })).answer;
+    expect(await sampled(7)).toBe(await sampled(7));
+    expect(await sampled(8)).not.toBe(await sampled(7));
+  });
+});
+
+describe('an answer ends', () => {
+  it('at maxTokens', async () => {
+    const { finishReason, usage } = await engine.answer(record.id, { sampling: { maxTokens: 3 } });
+    expect(finishReason).toBe('length');
+    expect(usage.completionTokens).toBe(3);
+  });
+
+  it('before a stop string', async () => {
+    const whole = (await engine.answer(record.id)).answer;
+    const stop = whole.slice(4, 7);
+    const answer = await engine.answer(record.id, { sampling: { stop: ['never', stop] } });
+    expect(answer.finishReason).toBe('stop');
+    expect(answer.answer).toBe(whole.slice(0, whole.indexOf(stop)).trimEnd());
+  });
+
+  it('with an end token, which is not counted', async () => {
+    const tokens = greedyTokens(8);
+    // Of those that come up, the one that comes up last.
+    const end = [...new Set(tokens)].at(-1) ?? 0;
+    expect(tokens.indexOf(end)).toBeGreaterThan(0);
+    const answer = await engine.answer(record.id, { checkpoint: endingWith(end) });
+    expect(answer.finishReason).toBe('stop');
+    expect(answer.usage.completionTokens).toBe(tokens.indexOf(end));
+    const checkpoint = endingWith(tokens[0] ?? 0);
+    const first = await engine.answer(record.id, { checkpoint });
+    expect(essence(first)).toMatchObject({ answer: '', finishReason: 'stop' });
+    expect(first.usage.completionTokens).toBe(0);
+  });
+});
+
+/** The first tokens of the default answer. */
+function greedyTokens(count: number): readonly number[] {
+  const context = engine.loaded.acquire({ record, keepRatio: 0.6, tailTokens: 100 });
+  const { cache } = context;
+  const { tokenizer, template } = random.checkpoint;
+  const tokens: number[] = [];
+  let ids = Int32Array.of(...tokenizer.encode('\n\nWhat is it about?'), ...template.suffixIds);
+  let startPosition = contextTokens(record);
+  while (tokens.length < count) {
+    const [logits = new Float32Array()] = engine.runtime.forward([{ cache, ids, startPosition }]);
+    startPosition += ids.length;
+    tokens.push(logits.indexOf(Math.max(...logits)));
+    ids = Int32Array.of(tokens.at(-1) ?? 0);
+  }
+  engine.loaded.release(context);
+  return tokens;
+}
+
+describe('a query at a smaller keepRatio', () => {
+  it.each(['global', 'uniform'])('is answered as from a context made so: %s', async (budget) => {
+    const stored = await engine.ingest(lease, {
+      request: { compression: { keepRatio: 1, budget } },
+    });
+    for (const keepRatio of [0.6, 0.3, 0.1]) {
+      const compression = { keepRatio, budget };
+      const fresh = (await engine.ingest(lease, { request: { compression } })).record;
+      const expected = await engine.answer(fresh.id);
+      const answer = await engine.answer(stored.record.id, { keepRatio });
+      expect(essence(answer)).toEqual(essence(expected));
+      expect({ ...answer.cache, source: '' }).toEqual({ ...expected.cache, source: '' });
+    }
+  });
+
+  it('cannot ask for more than was stored', async () => {
+    await expect(engine.answer(record.id, { keepRatio: 0.61 })).rejects.toMatchObject({
+      code: 'invalid_argument',
+      message: expect.stringMatching(/at most 0\.6\b.*but got 0\.61/) as string,
+      details: { keepRatio: 0.61, storedKeepRatio: 0.6 },
+    });
+  });
+});
+
+describe('a query is refused', () => {
+  it('if it does not fit the window with its context and maxTokens', async () => {
+    const { tokenizer, template, config } = random.checkpoint;
+    const query = 'Who signed?';
+    const queryTokens = tokenizer.encode(`\n\n${query}`).length + template.suffixIds.length;
+    const room = config.contextLength - contextTokens(record) - queryTokens;
+    const signal = AbortSignal.abort();
+    const fits = engine.answer(record.id, { query, sampling: { maxTokens: room }, signal });
+    await expect(fits).resolves.toMatchObject({ finishReason: 'cancelled' });
+    const tooLong = engine.answer(record.id, { query, sampling: { maxTokens: room + 1 } });
+    await expect(tooLong).rejects.toMatchObject({
+      code: 'context_too_long',
+      message: expect.stringContaining(
+        `1024 tokens of random but got ${contextTokens(record)} + ${queryTokens} + ${room + 1}`,
+      ) as string,
+      details: {
+        contextTokens: contextTokens(record),
+        queryTokens,
+        maxTokens: room + 1,
+        window: 1024,
+      },
+    });
+  });
+
+  it('if it is far too long, before it is tokenised', async () => {
+    await expect(engine.answer(record.id, { query: 'x'.repeat(5e6) })).rejects.toMatchObject({
+      code: 'context_too_long',
+      message: expect.stringMatching(/\+ at least 312500 \+ 8/) as string,
+    });
+  });
+
+  it('if it has more tokens than a call has arguments', async () => {
+    const query = 'q '.repeat(7000);
+    await expect(engine.answer(record.id, { query })).rejects.toMatchObject({
+      code: 'context_too_long',
+    });
+  });
+
+  it('if its context is not there, or of another model', async () => {
+    const id = `ctx_${'0'.repeat(40)}`;
+    await expect(engine.answer(id)).rejects.toMatchObject({ code: 'not_found' });
+    const checkpoint = { ...random.checkpoint, fingerprint: 'sha256:other' };
+    const elsewhere = engine.answer(record.id, { checkpoint });
+    await expect(elsewhere).rejects.toMatchObject({ code: 'identity_mismatch' });
+  });
+});
+
+describe('queries at once', () => {
+  const asked: readonly Partial<SamplingOptions>[] = [
+    { maxTokens: 12 },
+    { maxTokens: 5 },
+    { maxTokens: 9, temperature: 0.8, seed: 3 },
+  ];
+  const all = (): readonly [string, AnswerOptions][] =>
+    [record.id, other.id].flatMap((id) =>
+      asked.map((sampling, i): [string, AnswerOptions] => {
+        const query = `Question ${'again '.repeat(i * 9)}?`;
+        return [id, { query, sampling }];
+      }),
+    );
+
+  it('on the same and on different contexts are answered as each alone', async () => {
+    const alone: EngineAnswer[] = [];
+    for (const [id, options] of all()) alone.push(await engine.answer(id, options));
+    const together = await Promise.all(all().map(([id, options]) => engine.answer(id, options)));
+    expect(together.map(essence)).toEqual(alone.map(essence));
+  });
+
+  it('at different ratios of one context do not wait for each other', async () => {
+    const order: number[] = [];
+    const ask = async (keepRatio: number, maxTokens: number): Promise<void> => {
+      await engine.answer(record.id, { keepRatio, sampling: { maxTokens } });
+      order.push(keepRatio);
+    };
+    await Promise.all([ask(0.6, 20), ask(0.3, 3)]);
+    expect(order).toEqual([0.3, 0.6]);
+  });
+});
+
+describe('a cancelled query', () => {
+  let cancellation: AbortController;
+  beforeEach(() => {
+    cancellation = new AbortController();
+  });
+
+  it('says what it had answered, and frees the context', async () => {
+    const expected = await engine.answer(record.id, { sampling: { maxTokens: 20 } });
+    const cancelled = await engine.answer(record.id, {
+      sampling: { maxTokens: 500 },
+      onText: () => cancellation.abort(),
+      signal: cancellation.signal,
+    });
+    expect(cancelled.finishReason).toBe('cancelled');
+    expect(cancelled.answer.length).toBeGreaterThan(0);
+    expect(expected.answer.startsWith(cancelled.answer)).toBe(true);
+    const next = await engine.answer(record.id, { sampling: { maxTokens: 20 } });
+    expect(essence(next)).toEqual(essence(expected));
+  });
+
+  it('need not wait for the one before it', async () => {
+    const order: string[] = [];
+    const first = engine
+      .answer(record.id, { sampling: { maxTokens: 20 } })
+      .then(() => order.push('first'));
+    const second = engine
+      .answer(record.id, { signal: cancellation.signal })
+      .then(({ finishReason }) => order.push(finishReason));
+    cancellation.abort();
+    await Promise.all([first, second]);
+    expect(order).toEqual(['cancelled', 'first']);
+  });
+
+  it('that had not begun has used nothing', async () => {
+    cancellation.abort();
+    const answer = await engine.answer(record.id, { signal: cancellation.signal });
+    expect(answer).toMatchObject({ answer: '', finishReason: 'cancelled', cache: { pairs: 0 } });
+    expect(answer.usage.completionTokens).toBe(0);
+  });
+});
