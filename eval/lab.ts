@@ -48,7 +48,7 @@ export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> 
   const signal = new AbortController().signal;
   return {
     async read(document, compression) {
-      const { record } = await engine.ingest({
+      const { stored } = await engine.ingest({
         request: {
           tenant: '',
           document: document.trim(),
@@ -59,7 +59,7 @@ export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> 
         onProgress: () => undefined,
         signal,
       });
-      return record.id;
+      return stored.record.id;
     },
     async ask({ contextId, question, keepRatio }) {
       const sampling = {

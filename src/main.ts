@@ -78,7 +78,11 @@ async function startParts(
   const service = new Service({ engine, store, defaults, limits, clock, logger, metrics });
   const app = createApp({
     service,
-    limits: { ...defaultHttpLimits, maxBodyBytes: config.maxBodyBytes },
+    limits: {
+      ...defaultHttpLimits,
+      maxBodyBytes: config.maxBodyBytes,
+      maxImportBytes: config.maxImportBytes,
+    },
     clock,
     logger,
     metrics,

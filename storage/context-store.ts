@@ -63,14 +63,95 @@ export interface TokenIds {
   readonly documentIds: Int32Array;
 }
 
+/** Rows [from, to) of a head, by rank; default all. */
+export interface RowRange {
+  readonly from?: number | undefined;
+  readonly to?: number | undefined;
+}
+
+/** Why a context is not to be answered from. */
+export interface Fault {
+  /** What failed and where; no stored content. */
+  readonly reason: string;
+  /**
+   * Which write of the context it was found in. Given, only that one is moved aside: not what
+   * someone else rebuilt in the meantime.
+   */
+  readonly generation?: number | undefined;
+}
+
+/** A context that was moved aside: kept for inspection, never read from. */
+export interface QuarantinedContext {
+  readonly id: string;
+  readonly reason: string;
+  readonly quarantinedAtMs: number;
+  /** Keys and values kept for it, bytes. */
+  readonly bytes: number;
+}
+
+/** How a store is verified. */
+export interface VerifyOptions {
+  /** Moves the contexts that fail aside; default false. */
+  readonly quarantine?: boolean;
+}
+
+/** What verifying found of one context. */
+export interface VerifiedContext {
+  readonly id: string;
+  /** The first check that failed; undefined: all of it is sound. */
+  readonly fault: Fault | undefined;
+}
+
+/** What a store holds and takes; sizes are bytes. */
+export interface StoreStats {
+  /** Contexts that can be found. */
+  readonly contexts: number;
+  /** Keys and values of these contexts. */
+  readonly contextBytes: number;
+  /** Contexts whose own records fail a check: `verify` names them. */
+  readonly damaged: number;
+  readonly quarantined: { readonly contexts: number; readonly bytes: number };
+  /** Writes and removals that go on, or that a dead process left. */
+  readonly unfinished: number;
+  /** Pages in use: what the quota is compared with. */
+  readonly usedBytes: number;
+  /** Pages of the file that will be used again. */
+  readonly freeBytes: number;
+  readonly fileBytes: number;
+  /** `fileBytes / usedBytes`: what compaction would win. */
+  readonly fragmentation: number;
+}
+
+/** What is collected beside the leftovers of dead processes and long-expired contexts. */
+export interface GcOptions {
+  /** Quarantined contexts go after this long, milliseconds; default 30 days, 0: all. */
+  readonly quarantineMs?: number;
+}
+
+/** How many contexts were collected, by what they were. */
+export interface Collected {
+  readonly unfinished: number;
+  readonly expired: number;
+  readonly quarantined: number;
+  /** Pieces that no record and no mark spoke for. */
+  readonly stray: number;
+}
+
 /**
  * The context store. Everything read is verified; what fails a check throws `corrupt_record` and is
  * never decoded from. A context is visible only when it was written whole. Several processes may
  * have the same directory open.
  */
 export interface ContextStore {
+  /** Where its files are; what is too large for memory on its way in waits there too. */
+  readonly folder: string;
   /** The context, or undefined if it is not there (or not whole). Cheap: no segment is read. */
   get(id: string): StoredContext | undefined;
+  /**
+   * The contexts that differ from each other in keepRatio and precision only (`familyId`), in no
+   * particular order. Found by an index; corrupt ones are left out.
+   */
+  family(family: string): readonly StoredContext[];
   /** Newest first. */
   list(options: ListOptions): ListPage;
   /**
@@ -87,17 +168,23 @@ export interface ContextStore {
    */
   write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext>;
   /**
-   * The first `rows` pairs of a head (default all), piece by piece in rank order: only the pieces
-   * that hold them are touched. `keys` and `values` of a piece are valid until the iterator advances; `keys`
-   * begin at an address divisible by 8, `values` behind the piece's keys. All pieces are of one
-   * snapshot, which holds deleted bytes back from reuse: do not keep an iterator waiting.
+   * Rows of a head, piece by piece in rank order: only the pieces that hold them are touched. `keys`
+   * and `values` of a piece are valid until the iterator advances or the process reads the store
+   * again, whichever comes first: decode or copy them before anything else. Both begin at an address
+   * divisible by 8 if a row's bytes are. All pieces are of one snapshot, which holds deleted bytes
+   * back from reuse: do not keep an iterator waiting.
    * @throws ReadonceError `not_found`, `corrupt_record`
    */
-  readPairs(id: string, head: number, rows?: number): Iterable<HeadPairs>;
+  readPairs(id: string, head: number, range?: RowRange): Iterable<HeadPairs>;
   /** @throws ReadonceError `not_found`, `corrupt_record` */
   readRanking(id: string, head: number): HeadRanking;
   /** Changes what is given of the usage. Undefined if the context is not there. */
   update(id: string, change: Partial<ContextUsage>): Promise<StoredContext | undefined>;
+  /**
+   * Notes that a context was used: at once for this process, on disk within seconds and at close. A
+   * crash loses no more than that. Free of waiting, for the path of a query.
+   */
+  touch(id: string, usedAtMs: number): void;
   /** Removes a context; false if it was not there. */
   delete(id: string): Promise<boolean>;
   /**
@@ -106,5 +193,28 @@ export interface ContextStore {
    * @returns how many contexts were unfinished
    */
   sweep(): Promise<number>;
+  /**
+   * Moves a context aside, at once and whatever state its records are in: it is not found any more,
+   * a write stores it anew, and its bytes are kept for inspection (and counted) until they are
+   * purged, replaced by the next quarantine of the id, or needed for a write.
+   * @returns false if the context (or the generation that `fault` names) was not there, or if the
+   * disk is too full to say so there
+   */
+  quarantine(id: string, fault: Fault): boolean;
+  /** The longest kept first. */
+  listQuarantined(): readonly QuarantinedContext[];
+  /** Removes quarantined contexts, `olderThanMs` (default all); returns how many. */
+  purgeQuarantine(olderThanMs?: number): Promise<number>;
+  /** Reads everything of every context. Other work goes on between heads. */
+  verify(options?: VerifyOptions): AsyncGenerator<VerifiedContext>;
+  stats(): StoreStats;
+  /** `sweep`, and what else nobody needs. */
+  gc(options?: GcOptions): Promise<Collected>;
+  /**
+   * Writes a compacted copy of the store, as of now, to a folder that is made and must not hold a
+   * store. Others may go on using this one.
+   * @throws ReadonceError `conflict` if the folder holds a store, `storage_full`
+   */
+  compactTo(folder: string): Promise<void>;
   close(): Promise<void>;
 }

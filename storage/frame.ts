@@ -5,7 +5,7 @@ import { formatVersion } from '../src/core/identity.ts';
 import { idBytes, idByteLength } from './keys.ts';
 
 /** Bytes of the header before every value's payload; FORMAT.md has the layout. */
-export const frameHeaderBytes = 56;
+export const frameHeaderBytes = 64;
 
 /** What a value is, as its header says; the numbers are part of the format. */
 export const frameKinds = {
@@ -15,6 +15,9 @@ export const frameKinds = {
   catalogue: 4,
   usage: 5,
   unfinished: 6,
+  quarantine: 7,
+  /** Of context files (portable/PORTABLE.md); never in a store. */
+  manifest: 16,
 } as const;
 
 /** A word of `frameKinds`. */
@@ -32,6 +35,8 @@ export interface FrameHeader {
   readonly firstRank: number;
   /** Rows in the payload; 1 for records. */
   readonly count: number;
+  /** Which write of the context a piece belongs to; 0 (default) for records and context files. */
+  readonly generation?: number;
 }
 
 /** A verified value. `payload` is a view of the bytes that were decoded. */
@@ -52,7 +57,9 @@ const offsets = {
   firstRank: 40,
   count: 44,
   payloadBytes: 48,
-  checksum: 52,
+  generation: 52,
+  payloadChecksum: 56,
+  headerChecksum: 60,
 } as const;
 const precisionByteLength = offsets.id - offsets.precision;
 
@@ -65,16 +72,24 @@ export function corruptRecord(
 ): ReadonceError {
   return new ReadonceError(
     'corrupt_record',
-    `Expected an intact record for ${id} but got ${reason}; delete the context and put its document again`,
+    `Expected an intact record for ${id} but got ${reason}; put its document again`,
     { details: { id, reason, ...details }, cause },
   );
 }
 
-/** A header and its payload (the parts, one after another) as one value. */
-export function encodeFrame(header: FrameHeader, parts: readonly Uint8Array[]): Buffer {
+/**
+ * A header and its payload (the parts, one after another) as one value.
+ * @param allocate gives the memory; what is in it does not matter
+ */
+export function encodeFrame(
+  header: FrameHeader,
+  parts: readonly Uint8Array[],
+  allocate: (bytes: number) => Buffer = (bytes) => Buffer.allocUnsafe(bytes),
+): Buffer {
   assert(header.precision.length <= precisionByteLength, 'precision names have at most 8 letters');
   const payloadBytes = parts.reduce((sum, part) => sum + part.byteLength, 0);
-  const value = Buffer.alloc(frameHeaderBytes + payloadBytes);
+  const value = allocate(frameHeaderBytes + payloadBytes);
+  value.fill(0, 0, frameHeaderBytes);
   value.writeUInt32LE(magic, offsets.magic);
   value.writeUInt16LE(formatVersion, offsets.version);
   value.writeUInt16LE(frameKinds[header.kind], offsets.kind);
@@ -85,12 +100,14 @@ export function encodeFrame(header: FrameHeader, parts: readonly Uint8Array[]): 
   value.writeUInt32LE(header.firstRank, offsets.firstRank);
   value.writeUInt32LE(header.count, offsets.count);
   value.writeUInt32LE(payloadBytes, offsets.payloadBytes);
+  value.writeUInt32LE(header.generation ?? 0, offsets.generation);
   let end = frameHeaderBytes;
   for (const part of parts) {
     value.set(part, end);
     end += part.byteLength;
   }
-  value.writeUInt32LE(checksum(value), offsets.checksum);
+  value.writeUInt32LE(payloadChecksum(value), offsets.payloadChecksum);
+  value.writeUInt32LE(headerChecksum(value), offsets.headerChecksum);
   return value;
 }
 
@@ -99,9 +116,9 @@ export function encodeFrame(header: FrameHeader, parts: readonly Uint8Array[]): 
  * @throws ReadonceError `corrupt_record`, whose details name the first check that failed
  */
 export function decodeFrame(value: Uint8Array, expected: Omit<FrameHeader, 'count'>): Frame {
-  const { id, kind, layer, head, firstRank } = expected;
+  const { id, kind, layer, head, firstRank, generation = 0 } = expected;
   const check = (condition: boolean, reason: string): void => {
-    if (!condition) throw corruptRecord(id, reason, { kind, layer, head, firstRank });
+    if (!condition) throw corruptRecord(id, reason, { kind, layer, head, firstRank, generation });
   };
   check(value.byteLength >= frameHeaderBytes, 'a value shorter than its header');
   const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
@@ -118,12 +135,22 @@ export function decodeFrame(value: Uint8Array, expected: Omit<FrameHeader, 'coun
   check(bytes.readUInt32LE(offsets.firstRank) === firstRank, 'another rank');
   const payloadBytes = bytes.readUInt32LE(offsets.payloadBytes);
   check(payloadBytes === value.byteLength - frameHeaderBytes, 'a wrong length');
-  check(bytes.readUInt32LE(offsets.checksum) === checksum(bytes), 'a checksum mismatch');
+  check(bytes.readUInt32LE(offsets.generation) === generation, 'another generation');
+  check(bytes.readUInt32LE(offsets.headerChecksum) === headerChecksum(bytes), 'a damaged header');
+  check(bytes.readUInt32LE(offsets.payloadChecksum) === payloadChecksum(bytes), 'damaged content');
   return { count: bytes.readUInt32LE(offsets.count), payload: value.subarray(frameHeaderBytes) };
 }
 
-/** CRC-32 over the header before its checksum field, then the payload. */
-function checksum(value: Uint8Array): number {
-  const header = crc32(value.subarray(0, offsets.checksum));
-  return crc32(value.subarray(frameHeaderBytes), header);
+/** What a header, not verified, says of how many bytes follow it. */
+export function framePayloadBytes(header: Buffer): number {
+  return header.readUInt32LE(offsets.payloadBytes);
+}
+
+/** CRC-32 over all of the header that lies before this field. */
+function headerChecksum(value: Uint8Array): number {
+  return crc32(value.subarray(0, offsets.headerChecksum));
+}
+
+function payloadChecksum(value: Uint8Array): number {
+  return crc32(value.subarray(frameHeaderBytes));
 }

@@ -1,15 +1,38 @@
 import { systemClock, type Clock } from '../src/core/clock.ts';
+import type { ContextUsage, StoredContext } from '../src/core/context.ts';
 import { ReadonceError } from '../src/core/errors.ts';
-import { formatVersion } from '../src/core/identity.ts';
 import { findContext, putUsage } from './catalogue.ts';
-import type { ContextStore } from './context-store.ts';
+import { copyCompacted } from './compact.ts';
+import type {
+  Collected,
+  ContextStore,
+  ContextWrite,
+  Fault,
+  GcOptions,
+  HeadPairs,
+  HeadRanking,
+  ListOptions,
+  ListPage,
+  QuarantinedContext,
+  RowRange,
+  StoreStats,
+  TokenIds,
+  VerifiedContext,
+  VerifyOptions,
+} from './context-store.ts';
 import { openEnvironment, type Environment } from './environment.ts';
+import { contextsOfFamily } from './family.ts';
 import { listContexts } from './list.ts';
 import { defaultPieceBytes } from './pieces.ts';
+import { purgeQuarantine, quarantineContext } from './quarantine.ts';
+import { readQuarantine } from './quarantine-records.ts';
 import { makeRoom } from './quota.ts';
 import { readPairs, readRanking, readTokenIds } from './reader.ts';
+import { RecentUse } from './recent-use.ts';
 import { removeContext } from './remove.ts';
-import { sweepExpired, sweepIndex, sweepUnfinished } from './sweep.ts';
+import { storeStats } from './stats.ts';
+import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.ts';
+import { verifyContexts } from './verify.ts';
 import { writeContext } from './writer.ts';
 
 /** Where the store tells what it did by itself; pino's loggers fit. */
@@ -38,72 +61,175 @@ export interface StoreOptions {
 
 const silentLog: StoreLog = { info: () => undefined, warn: () => undefined };
 
+/** How long `gc` keeps quarantined contexts by default. */
+const keepQuarantinedMs = 30 * 24 * 60 * 60 * 1000;
+
 /**
  * Opens the context store in a folder. Call `sweep` before using it.
- * @throws ReadonceError `unsupported` when the folder has a store of another format version
+ * @throws ReadonceError `unsupported` when the folder has a store of another format version;
+ * `conflict` while it is being compacted
  */
 export async function openContextStore(options: StoreOptions): Promise<ContextStore> {
-  const { maxBytes, pieceBytes = defaultPieceBytes, clock = systemClock } = options;
-  const { log = silentLog, onRead = () => undefined } = options;
-  const env = openEnvironment(options.folder);
-  try {
-    requireFormat(env);
-  } catch (error) {
-    await env.close();
-    throw error;
-  }
-  const room = (pages: number): void => {
-    sweepUnfinished(env, clock);
-    makeRoom({ env, clock, maxBytes, info: log.info.bind(log) }, pages);
-  };
-  const warn = log.warn.bind(log);
-  return {
-    get: (id) => env.read((snapshot) => findContext(env, id, snapshot)?.stored),
-    list: (listOptions) => listContexts(env, listOptions, warn),
-    tokenIds: (id) => readTokenIds(env, id),
-    write: (write, signal) =>
-      writeContext(
-        { env, pieceBytes, nowMs: () => clock.nowMs(), makeRoom: room, warn },
-        write,
-        signal,
-      ),
-    readPairs: (id, head, rows) => readPairs(env, { id, head, rows }, onRead),
-    readRanking: (id, head) => readRanking(env, id, head),
-    update: async (id, change) =>
-      env.transact(() => {
-        const found = findContext(env, id);
-        if (found === undefined) return undefined;
-        putUsage(env, id, { ...found.stored.usage, ...change });
-        return findContext(env, id)?.stored;
-      }),
-    delete: async (id) => removeContext(env, clock, id),
-    sweep: async () => {
-      const removed = sweepUnfinished(env, clock);
-      sweepExpired(env, clock);
-      sweepIndex(env);
-      makeRoom({ env, clock, maxBytes, info: log.info.bind(log) }, 0);
-      return removed;
-    },
-    close: () => env.close(),
-  };
+  return new LmdbStore(openEnvironment(options.folder), options);
 }
 
-/** Key of the store's own record: its format version, a little-endian u16. */
-const versionKey = Buffer.from('version', 'latin1');
+class LmdbStore implements ContextStore {
+  readonly folder: string;
+  readonly #env: Environment;
+  readonly #clock: Clock;
+  readonly #log: StoreLog;
+  readonly #pieceBytes: number;
+  readonly #maxBytes: number | undefined;
+  readonly #onRead: (bytes: number) => void;
+  readonly #recent: RecentUse;
 
-function requireFormat(env: Environment): void {
-  const ours = Buffer.alloc(2);
-  ours.writeUInt16LE(formatVersion);
-  const found = env.transact(() => {
-    const value = env.tables.store.get(versionKey);
-    if (value === undefined) env.tables.store.putSync(versionKey, ours);
-    return value ?? ours;
-  });
-  if (found.equals(ours)) return;
-  throw new ReadonceError(
-    'unsupported',
-    `Expected a store of format version ${formatVersion} in ${env.folder} but got ` +
-      `${found.toString('hex')} (little-endian hex); use the release that wrote it or another folder`,
-    { details: { folder: env.folder, expected: formatVersion } },
-  );
+  constructor(env: Environment, options: StoreOptions) {
+    this.folder = options.folder;
+    this.#env = env;
+    this.#clock = options.clock ?? systemClock;
+    this.#log = options.log ?? silentLog;
+    this.#pieceBytes = options.pieceBytes ?? defaultPieceBytes;
+    this.#maxBytes = options.maxBytes;
+    this.#onRead = options.onRead ?? (() => undefined);
+    this.#recent = new RecentUse(env, this.#warn);
+  }
+
+  get(id: string): StoredContext | undefined {
+    const found = this.#env.read((snapshot) => findContext(this.#env, id, snapshot));
+    return found && this.#recent.apply(found.stored);
+  }
+
+  family(family: string): readonly StoredContext[] {
+    const found = contextsOfFamily(this.#env, family, this.#warn);
+    return found.map((stored) => this.#recent.apply(stored));
+  }
+
+  list(options: ListOptions): ListPage {
+    const page = listContexts(this.#env, options, this.#warn);
+    return { ...page, contexts: page.contexts.map((stored) => this.#recent.apply(stored)) };
+  }
+
+  tokenIds(id: string): TokenIds {
+    return readTokenIds(this.#env, id);
+  }
+
+  async write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext> {
+    return writeContext(
+      {
+        env: this.#env,
+        clock: this.#clock,
+        pieceBytes: this.#pieceBytes,
+        makeRoom: (pages) => {
+          sweepUnfinished(this.#env, this.#clock);
+          this.#makeRoom(pages);
+        },
+        warn: this.#warn,
+      },
+      write,
+      signal,
+    );
+  }
+
+  readPairs(id: string, head: number, range: RowRange = {}): Iterable<HeadPairs> {
+    return readPairs(this.#env, { id, head, range }, this.#onRead);
+  }
+
+  readRanking(id: string, head: number): HeadRanking {
+    return readRanking(this.#env, id, head);
+  }
+
+  async update(id: string, change: Partial<ContextUsage>): Promise<StoredContext | undefined> {
+    return this.#env.transact(() => {
+      const found = findContext(this.#env, id);
+      if (found === undefined) return undefined;
+      const { usage } = this.#recent.apply(found.stored);
+      putUsage(this.#env, found.stored, { ...usage, ...change });
+      return findContext(this.#env, id)?.stored;
+    });
+  }
+
+  touch(id: string, usedAtMs: number): void {
+    this.#recent.note(id, usedAtMs);
+  }
+
+  async delete(id: string): Promise<boolean> {
+    return removeContext(this.#env, this.#clock, id);
+  }
+
+  async sweep(): Promise<number> {
+    return this.#ifThereIsRoom(() => this.#sweep().unfinished) ?? 0;
+  }
+
+  quarantine(id: string, fault: Fault): boolean {
+    const moved = this.#ifThereIsRoom(() => quarantineContext(this.#quarantineDeps, id, fault));
+    if (moved === true) this.#warn({ contextId: id, ...fault }, 'quarantined a context');
+    return moved === true;
+  }
+
+  listQuarantined(): readonly QuarantinedContext[] {
+    return readQuarantine(this.#env).map(({ id, reason, quarantinedAtMs, bytes }) => ({
+      id,
+      reason,
+      quarantinedAtMs,
+      bytes,
+    }));
+  }
+
+  async purgeQuarantine(olderThanMs = 0): Promise<number> {
+    return purgeQuarantine(this.#quarantineDeps, this.#clock.nowMs() - olderThanMs);
+  }
+
+  verify(options: VerifyOptions = {}): AsyncGenerator<VerifiedContext> {
+    return verifyContexts(this.#quarantineDeps, options);
+  }
+
+  stats(): StoreStats {
+    return storeStats(this.#env);
+  }
+
+  async gc({ quarantineMs = keepQuarantinedMs }: GcOptions = {}): Promise<Collected> {
+    const quarantined = await this.purgeQuarantine(quarantineMs);
+    const stray = sweepStray(this.#env, this.#clock);
+    return { ...this.#sweep(), quarantined, stray };
+  }
+
+  async compactTo(folder: string): Promise<void> {
+    await copyCompacted(this.#env, folder);
+  }
+
+  async close(): Promise<void> {
+    this.#recent.flush();
+    await this.#env.close();
+  }
+
+  get #quarantineDeps() {
+    return { env: this.#env, clock: this.#clock };
+  }
+
+  readonly #warn: StoreLog['warn'] = (fields, message) => this.#log.warn(fields, message);
+
+  /** A full disk, or pinned contexts above the quota, keep nobody from reading what is stored. */
+  #ifThereIsRoom<T>(action: () => T): T | undefined {
+    try {
+      return action();
+    } catch (error) {
+      if (!(error instanceof ReadonceError) || error.code !== 'storage_full') throw error;
+      this.#warn({ err: error }, 'no room to tidy the context store up');
+      return undefined;
+    }
+  }
+
+  #sweep(): Pick<Collected, 'unfinished' | 'expired'> {
+    const unfinished = sweepUnfinished(this.#env, this.#clock);
+    const expired = sweepExpired(this.#env, this.#clock);
+    sweepIndex(this.#env);
+    this.#makeRoom(0);
+    return { unfinished, expired };
+  }
+
+  #makeRoom(pages: number): void {
+    this.#recent.flush();
+    const info: StoreLog['info'] = (fields, message) => this.#log.info(fields, message);
+    makeRoom({ env: this.#env, clock: this.#clock, maxBytes: this.#maxBytes, info }, pages);
+  }
 }

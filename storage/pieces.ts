@@ -13,6 +13,8 @@ export const defaultPieceBytes = 16 * pageBytes - overflowHeaderBytes;
 export interface Run {
   readonly kind: 'pairs' | 'ranking' | 'tokens';
   readonly id: string;
+  /** Which write of the context; 0 in context files. */
+  readonly generation: number;
   /** 0 for tokens, as `head`. */
   readonly layer: number;
   /** KV head within the layer. */
@@ -33,7 +35,7 @@ export interface Piece {
 export interface ReadPiece {
   readonly firstRank: number;
   readonly count: number;
-  /** `count · rowBytes` bytes at an address divisible by 8; overwritten by the next piece. */
+  /** `count · rowBytes` bytes at an address divisible by 8; overwritten by the next read. */
   readonly payload: Uint8Array;
 }
 
@@ -74,11 +76,13 @@ function pieceCount(run: Run, pieceBytes: number): number {
  * Cuts a run into pieces.
  * @param columns the arrays a row has an entry in (keys and values; positions and scores): a piece
  * holds the entries of its rows column by column. Their row sizes sum to `run.rowBytes`.
+ * @param allocate as of `encodeFrame`
  */
 export function* cutPieces(
   run: Run,
   columns: readonly Uint8Array[],
   pieceBytes: number,
+  allocate?: (bytes: number) => Buffer,
 ): Generator<Piece> {
   const size = columns.reduce((sum, column) => sum + column.byteLength, 0);
   assert(size === run.rows * run.rowBytes, 'a run has its rows, each of one size');
@@ -90,39 +94,61 @@ export function* cutPieces(
       return column.subarray(firstRank * columnBytes, end * columnBytes);
     });
     const header = { ...run, firstRank, count: end - firstRank };
-    yield { key: pieceKey(header), value: encodeFrame(header, parts) };
+    yield { key: pieceKey(header), value: encodeFrame(header, parts, allocate) };
   }
 }
 
+/** Rows [from, to) of a run. */
+export interface Rows {
+  readonly from: number;
+  readonly to: number;
+}
+
 /**
- * Reads the pieces that hold the first `rows` rows of a run, in rank order, each found by the rank
- * where the one before it ended.
+ * Reads the pieces that hold `rows` of a run, in rank order, each found by the rank where the one
+ * before it ended. A piece is verified where lmdb-js has put it, and handed out there.
  * @throws ReadonceError `corrupt_record` when one is missing or fails a check
  */
 export function* readPieces(
   table: Table,
   run: Run,
-  rows: number,
+  { from, to }: Rows,
   snapshot: Snapshot,
 ): Generator<ReadPiece> {
-  let copy = new Uint8Array(0);
-  for (let firstRank = 0; firstRank < rows;) {
+  const { id, kind, layer, head, generation } = run;
+  for (let firstRank = from === 0 ? 0 : startOfPiece(table, run, from, snapshot); firstRank < to;) {
     const address = { ...run, firstRank };
-    const found = readFast(table, pieceKey(address), snapshot);
-    const { kind, layer, head } = run;
     const fail = (reason: string) =>
-      corruptRecord(run.id, reason, { kind, layer, head, firstRank });
-    if (found === undefined) throw fail('a missing piece');
-    // The next read, anyone's, overwrites what was found.
-    if (copy.byteLength < found.byteLength) copy = new Uint8Array(found.byteLength);
-    const value = copy.subarray(0, found.byteLength);
-    value.set(found);
+      corruptRecord(id, reason, { kind, layer, head, firstRank, generation });
+    const value = readFast(table, pieceKey(address), snapshot);
+    if (value === undefined) throw fail('a missing piece');
     const { count, payload } = decodeFrame(value, address);
     if (count === 0 || count > run.rows - firstRank) throw fail('a wrong number of rows');
     if (payload.byteLength !== count * run.rowBytes) throw fail('rows of another size');
-    yield { firstRank, count, payload };
+    const stamp = headerStamp(value);
+    if (firstRank + count > from) yield { firstRank, count, payload };
+    assert(headerStamp(value) === stamp, 'a piece is used up before the store is read again');
     firstRank += count;
   }
+}
+
+/** The rank at which the piece begins that should hold `rank`. */
+function startOfPiece(table: Table, run: Run, rank: number, snapshot: Snapshot): number {
+  const wanted = pieceKey({ ...run, firstRank: rank });
+  const [found] = table.getKeys({ start: wanted, reverse: true, limit: 1, transaction: snapshot });
+  const sameRun =
+    found !== undefined &&
+    found.byteLength === wanted.byteLength &&
+    found.subarray(0, -rankBytes).equals(wanted.subarray(0, -rankBytes));
+  return sameRun ? found.readUInt32BE(found.byteLength - rankBytes) : 0;
+}
+
+/** Bytes of the rank that ends a piece's key. */
+const rankBytes = 4;
+
+/** The checksums in a value's header: another value's differ. */
+function headerStamp(value: Buffer): bigint {
+  return value.readBigUInt64LE(frameHeaderBytes - 8);
 }
 
 /** Lmdb-js's read without an allocation. Its types leave the options out. */
@@ -131,8 +157,10 @@ interface FastReads {
 }
 
 /** A value in lmdb-js's own buffer: valid until the next read. */
-function readFast(table: Table, key: Buffer, snapshot: Snapshot): Uint8Array | undefined {
+function readFast(table: Table, key: Buffer, snapshot: Snapshot): Buffer | undefined {
   const found = (table as FastReads).getBinaryFast(key, { transaction: snapshot });
+  if (found === undefined) return undefined;
+  assert(found.byteOffset % 8 === 0, "lmdb-js's buffer is aligned");
   // `length`, which lmdb-js sets, is the value's; the buffer itself is longer.
-  return found?.subarray(0, found.length);
+  return Buffer.from(found.buffer, found.byteOffset, found.length);
 }

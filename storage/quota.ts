@@ -1,9 +1,11 @@
 import type { Clock } from '../src/core/clock.ts';
 import type { StoredContext } from '../src/core/context.ts';
 import { ReadonceError } from '../src/core/errors.ts';
-import { findContext } from './catalogue.ts';
-import { pageBytes, type Environment } from './environment.ts';
+import { findContext, intact } from './catalogue.ts';
+import { pageBytes, type Environment, type Snapshot } from './environment.ts';
 import { idOfKey } from './keys.ts';
+import { readQuarantine } from './quarantine-records.ts';
+import { purge } from './quarantine.ts';
 import { removeContext } from './remove.ts';
 
 /** What `makeRoom` works with. */
@@ -16,8 +18,9 @@ export interface QuotaDeps {
 }
 
 /**
- * Removes contexts until `pages` more pages fit the quota: expired ones first, then the least
- * recently used; pinned ones never. Removes nothing if that would not be enough.
+ * Removes until `pages` more pages fit the quota: what is in quarantine first, the longest kept
+ * before the others, then expired contexts, then the least recently used; pinned ones never.
+ * Removes nothing if that would not be enough.
  * @throws ReadonceError `storage_full`
  */
 export function makeRoom({ env, clock, maxBytes, info }: QuotaDeps, pages: number): void {
@@ -25,8 +28,8 @@ export function makeRoom({ env, clock, maxBytes, info }: QuotaDeps, pages: numbe
   const neededBytes = pages * pageBytes;
   const missingBytes = (): number => env.usedBytes() + neededBytes - maxBytes;
   if (missingBytes() <= 0) return;
-  const candidates = removable(env, clock.nowMs());
-  const removableBytes = candidates.reduce((sum, context) => sum + context.diskBytes, 0);
+  const candidates = removable(env, clock);
+  const removableBytes = candidates.reduce((sum, { bytes }) => sum + bytes, 0);
   if (missingBytes() > removableBytes) {
     throw new ReadonceError(
       'storage_full',
@@ -35,35 +38,50 @@ export function makeRoom({ env, clock, maxBytes, info }: QuotaDeps, pages: numbe
       { details: { neededBytes, maxBytes, usedBytes: env.usedBytes(), removableBytes } },
     );
   }
-  for (const { record } of candidates) {
+  for (const { contextId, quarantined, remove } of candidates) {
     if (missingBytes() <= 0) return;
-    removeContext(env, clock, record.id);
-    info({ contextId: record.id }, 'removed a context to make room');
+    remove();
+    info({ contextId, quarantined }, 'removed a context to make room');
   }
 }
 
-/** Contexts that may go, in the order in which they go. */
-function removable(env: Environment, nowMs: number): StoredContext[] {
-  const expired = ({ usage }: StoredContext): number =>
-    usage.expiresAtMs !== null && usage.expiresAtMs <= nowMs ? 0 : 1;
-  return readableContexts(env)
-    .filter(({ usage }) => !usage.pinned)
-    .sort((a, b) => expired(a) - expired(b) || a.usage.lastUsedAtMs - b.usage.lastUsedAtMs);
+interface Removable {
+  readonly contextId: string;
+  readonly quarantined: boolean;
+  readonly bytes: number;
+  readonly remove: () => void;
 }
 
-/** Every context whose records are intact. */
-export function readableContexts(env: Environment): StoredContext[] {
-  return env.read((snapshot) => {
-    const keys = Array.from(
-      env.tables.catalogue.getKeys({ start: Buffer.from([0]), transaction: snapshot }),
-    );
-    return keys.flatMap((key) => {
-      try {
-        return findContext(env, idOfKey(key), snapshot)?.stored ?? [];
-      } catch (error) {
-        if (error instanceof ReadonceError) return [];
-        throw error;
-      }
-    });
-  });
+/** What may go, in the order in which it goes. */
+function removable(env: Environment, clock: Clock): Removable[] {
+  const nowMs = clock.nowMs();
+  const expired = ({ usage }: StoredContext): number =>
+    usage.expiresAtMs !== null && usage.expiresAtMs <= nowMs ? 0 : 1;
+  const contexts = env
+    .read((snapshot) => readableContexts(env, snapshot))
+    .filter(({ usage }) => !usage.pinned)
+    .sort((a, b) => expired(a) - expired(b) || a.usage.lastUsedAtMs - b.usage.lastUsedAtMs);
+  return [
+    ...readQuarantine(env).map((found) => ({
+      contextId: found.id,
+      quarantined: true,
+      bytes: found.bytes,
+      remove: () => void purge({ env, clock }, found),
+    })),
+    ...contexts.map(({ record: { id }, diskBytes }) => ({
+      contextId: id,
+      quarantined: false,
+      bytes: diskBytes,
+      remove: () => void removeContext(env, clock, id),
+    })),
+  ];
+}
+
+/** Every context whose records are intact. Inside a write transaction leave `snapshot` out. */
+export function readableContexts(env: Environment, snapshot?: Snapshot): StoredContext[] {
+  const view = snapshot === undefined ? {} : { transaction: snapshot };
+  const keys = Array.from(env.tables.catalogue.getKeys({ start: Buffer.from([0]), ...view }));
+  return keys.flatMap(
+    (key) => intact(() => findContext(env, idOfKey(key), snapshot)?.stored) ?? [],
+  );
 }

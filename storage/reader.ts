@@ -1,7 +1,7 @@
 import { assert } from '../src/core/assert.ts';
 import { ReadonceError } from '../src/core/errors.ts';
-import { findContext, type FoundContext } from './catalogue.ts';
-import type { HeadPairs, HeadRanking, TokenIds } from './context-store.ts';
+import { findEntry, type CatalogueEntry } from './catalogue.ts';
+import type { HeadPairs, HeadRanking, RowRange, TokenIds } from './context-store.ts';
 import type { Environment, Snapshot } from './environment.ts';
 import { readPieces } from './pieces.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
@@ -9,24 +9,32 @@ import { pairsRun, rankingRun, tokensRun } from './runs.ts';
 /** See `ContextStore.readPairs`. `onRead` hears of the bytes of each piece. */
 export function* readPairs(
   env: Environment,
-  options: { readonly id: string; readonly head: number; readonly rows: number | undefined },
+  options: { readonly id: string; readonly head: number; readonly range: RowRange },
   onRead: (bytes: number) => void,
 ): Generator<HeadPairs> {
+  const { id, head, range } = options;
   const snapshot = env.snapshot();
   try {
-    const { record, sizes } = requireContext(env, options.id, snapshot);
+    const { record, sizes, generation } = requireContext(env, id, snapshot);
     const { rowBytes } = sizes;
-    const run = pairsRun(record, options.head, rowBytes);
-    const rows = options.rows ?? run.rows;
-    assert(rows <= run.rows, `expected at most the ${run.rows} rows of the head but got ${rows}`);
-    for (const piece of readPieces(env.tables.segments, run, rows, snapshot)) {
+    const run = pairsRun(record, head, rowBytes, generation);
+    const { from = 0, to = run.rows } = range;
+    assert(
+      from >= 0 && from <= to && to <= run.rows,
+      `expected some of the ${run.rows} rows of the head but got [${from}, ${to})`,
+    );
+    for (const piece of readPieces(env.tables.segments, run, { from, to }, snapshot)) {
       onRead(piece.payload.byteLength);
-      const wanted = Math.min(piece.count, rows - piece.firstRank);
+      const first = Math.max(from - piece.firstRank, 0);
+      const end = Math.min(piece.count, to - piece.firstRank);
       const valuesStart = piece.count * rowBytes;
       yield {
-        rows: wanted,
-        keys: piece.payload.subarray(0, wanted * rowBytes),
-        values: piece.payload.subarray(valuesStart, valuesStart + wanted * rowBytes),
+        rows: end - first,
+        keys: piece.payload.subarray(first * rowBytes, end * rowBytes),
+        values: piece.payload.subarray(
+          valuesStart + first * rowBytes,
+          valuesStart + end * rowBytes,
+        ),
       };
     }
   } finally {
@@ -37,10 +45,12 @@ export function* readPairs(
 /** See `ContextStore.readRanking`. */
 export function readRanking(env: Environment, id: string, head: number): HeadRanking {
   return env.read((snapshot) => {
-    const run = rankingRun(requireContext(env, id, snapshot).record, head);
+    const { record, generation } = requireContext(env, id, snapshot);
+    const run = rankingRun(record, head, generation);
     const positions = new Uint32Array(run.rows);
     const scores = new Float32Array(run.rows);
-    for (const piece of readPieces(env.tables.rankings, run, run.rows, snapshot)) {
+    const rows = { from: 0, to: run.rows };
+    for (const piece of readPieces(env.tables.rankings, run, rows, snapshot)) {
       const { count, firstRank, payload } = piece;
       const { buffer, byteOffset } = payload;
       positions.set(new Uint32Array(buffer, byteOffset, count), firstRank);
@@ -53,10 +63,11 @@ export function readRanking(env: Environment, id: string, head: number): HeadRan
 /** See `ContextStore.tokenIds`. */
 export function readTokenIds(env: Environment, id: string): TokenIds {
   return env.read((snapshot) => {
-    const { record } = requireContext(env, id, snapshot);
-    const run = tokensRun(record);
+    const { record, generation } = requireContext(env, id, snapshot);
+    const run = tokensRun(record, generation);
     const ids = new Int32Array(run.rows);
-    for (const piece of readPieces(env.tables.tokens, run, run.rows, snapshot)) {
+    const rows = { from: 0, to: run.rows };
+    for (const piece of readPieces(env.tables.tokens, run, rows, snapshot)) {
       const { buffer, byteOffset } = piece.payload;
       ids.set(new Int32Array(buffer, byteOffset, piece.count), piece.firstRank);
     }
@@ -67,9 +78,9 @@ export function readTokenIds(env: Environment, id: string): TokenIds {
   });
 }
 
-function requireContext(env: Environment, id: string, snapshot: Snapshot): FoundContext {
-  const found = findContext(env, id, snapshot);
-  if (found !== undefined) return found;
+function requireContext(env: Environment, id: string, snapshot: Snapshot): CatalogueEntry {
+  const found = findEntry(env, id, snapshot);
+  if (found !== undefined) return found.entry;
   throw new ReadonceError(
     'not_found',
     `Expected ${id} in the context store but it is not there; put its document again`,

@@ -2,8 +2,9 @@ import type { Clock } from '../src/core/clock.ts';
 import { contextIdPattern } from '../src/core/identity.ts';
 import { removeFromCatalogue } from './catalogue.ts';
 import type { Environment } from './environment.ts';
-import { idBytes, pieceKeyRange } from './keys.ts';
-import { putMark, releaseToken, requireMark } from './unfinished.ts';
+import { liveGeneration, pieceKeyRange, pieceTables } from './generations.ts';
+import { idBytes } from './keys.ts';
+import { putMark, releaseClaim, removeMark, requireMark, type Claim } from './unfinished.ts';
 
 /** Keys removed in one transaction: bounds how long others wait for the write lock. */
 const keysPerTransaction = 4096;
@@ -15,44 +16,47 @@ const keysPerTransaction = 4096;
  */
 export function removeContext(env: Environment, clock: Clock, id: string): boolean {
   if (!contextIdPattern.test(id)) return false;
-  const token = env.transact(() => {
+  const claim = env.transact(() => {
     if (env.tables.catalogue.get(idBytes(id)) === undefined) return undefined;
+    const generation = liveGeneration(env, id);
     removeFromCatalogue(env, id);
-    return putMark(env, id, clock.nowMs());
+    return putMark(env, { id, generation }, clock.nowMs());
   });
-  if (token === undefined) return false;
-  finishRemoval(env, id, token);
+  if (claim === undefined) return false;
+  finishRemoval(env, claim);
   return true;
 }
 
-/** Removes the pieces of `id` and its mark, which `token` names. */
-export function finishRemoval(env: Environment, id: string, token: string): void {
+/** Removes the pieces of a generation, then its mark. */
+export function finishRemoval(env: Environment, claim: Claim): void {
   try {
-    removePieces(env, id, token);
+    removePieces(env, claim);
     env.transact(() => {
-      requireMark(env, id, token);
-      env.tables.unfinished.removeSync(idBytes(id));
-    });
+      requireMark(env, claim);
+      removeMark(env, claim);
+    }, 'ordered');
   } finally {
-    releaseToken(token);
+    releaseClaim(claim);
   }
 }
 
-/** Removes the pieces of `id`; its mark stays. */
-export function removePieces(env: Environment, id: string, token: string): void {
-  const { segments, rankings, tokens } = env.tables;
-  for (const table of [segments, rankings, tokens]) {
+function removePieces(env: Environment, claim: Claim): void {
+  for (const table of pieceTables(env)) {
     for (;;) {
       const keys = env.read((snapshot) =>
         Array.from(
-          table.getKeys({ ...pieceKeyRange(id), limit: keysPerTransaction, transaction: snapshot }),
+          table.getKeys({
+            ...pieceKeyRange(claim),
+            limit: keysPerTransaction,
+            transaction: snapshot,
+          }),
         ),
       );
       if (keys.length === 0) break;
       env.transact(() => {
-        requireMark(env, id, token);
+        requireMark(env, claim);
         for (const key of keys) table.removeSync(key);
-      });
+      }, 'ordered');
     }
   }
 }

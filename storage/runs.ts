@@ -12,10 +12,14 @@ type Shape = Pick<
 const rankingRowBytes = 8;
 const tokenBytes = 4;
 
-/** A head's pairs: `rowBytes` is of a key or a value, a row has both. */
-export function pairsRun(record: Shape, flatHead: number, rowBytes: number): Run {
+/**
+ * A head's pairs: `rowBytes` is of a key or a value, a row has both. `generation`, here and below,
+ * is 0 outside the store.
+ */
+export function pairsRun(record: Shape, flatHead: number, rowBytes: number, generation = 0): Run {
   return {
     kind: 'pairs',
+    generation,
     ...place(record, flatHead),
     precision: record.compression.precision,
     rows: pairCount(record, flatHead),
@@ -24,11 +28,12 @@ export function pairsRun(record: Shape, flatHead: number, rowBytes: number): Run
 }
 
 /** A head's ranking: what it kept of the document, without the protected prefix. */
-export function rankingRun(record: Shape, flatHead: number): Run {
+export function rankingRun(record: Shape, flatHead: number, generation = 0): Run {
   const rows = pairCount(record, flatHead) - record.prefixTokens;
   assert(rows >= 0, 'a head keeps the prefix');
   return {
     kind: 'ranking',
+    generation,
     ...place(record, flatHead),
     precision: '',
     rows,
@@ -37,10 +42,11 @@ export function rankingRun(record: Shape, flatHead: number): Run {
 }
 
 /** The token ids: the prefix's, then the document's. */
-export function tokensRun(record: Shape): Run {
+export function tokensRun(record: Shape, generation = 0): Run {
   const rows = record.prefixTokens + record.document.tokens;
   return {
     kind: 'tokens',
+    generation,
     id: record.id,
     layer: 0,
     head: 0,

@@ -1,9 +1,19 @@
 import type { Clock } from '../src/core/clock.ts';
+import { findContext, indexKeys, intact, putIndexKey, type IndexKey } from './catalogue.ts';
+import type { Environment, Snapshot } from './environment.ts';
+import { liveGeneration, storedGenerations } from './generations.ts';
+import {
+  expiryKeyByteLength,
+  generationKey,
+  idByteLength,
+  idBytes,
+  idOfKey,
+  type Generation,
+} from './keys.ts';
+import { quarantinedGenerations } from './quarantine-records.ts';
 import { readableContexts } from './quota.ts';
-import type { Environment } from './environment.ts';
-import { idByteLength, idBytes, idOfKey } from './keys.ts';
 import { finishRemoval, removeContext } from './remove.ts';
-import { isBeingWorkedOn, putMark } from './unfinished.ts';
+import { isBeingWorkedOn, markedGenerations, putMark, type Claim } from './unfinished.ts';
 
 /** How long an expired context still answers "gone" before it is forgotten. */
 const keepExpiredMs = 24 * 60 * 60 * 1000;
@@ -13,44 +23,93 @@ const keepExpiredMs = 24 * 60 * 60 * 1000;
  * @returns how many contexts
  */
 export function sweepUnfinished(env: Environment, clock: Clock): number {
-  const keys = env.read((snapshot) =>
-    Array.from(env.tables.unfinished.getKeys({ start: Buffer.from([0]), transaction: snapshot })),
-  );
-  let removed = 0;
-  for (const key of keys) {
-    const id = idOfKey(key);
-    const token = env.transact(() => {
-      const gone = env.tables.unfinished.get(key) === undefined;
-      return gone || isBeingWorkedOn(env, id, clock.nowMs())
-        ? undefined
-        : putMark(env, id, clock.nowMs());
-    });
-    if (token === undefined) continue;
-    finishRemoval(env, id, token);
-    removed++;
-  }
-  return removed;
+  const marked = env.read((snapshot) => markedGenerations(env, { snapshot }));
+  return marked.filter((of) => {
+    const claim = env.transact(() => takeOver(env, of, clock.nowMs()));
+    if (claim !== undefined) finishRemoval(env, claim);
+    return claim !== undefined;
+  }).length;
 }
 
-/** Removes contexts that expired long ago; returns how many. */
+function takeOver(env: Environment, of: Generation, nowMs: number): Claim | undefined {
+  const gone = env.tables.unfinished.get(generationKey(of)) === undefined;
+  return gone || isBeingWorkedOn(env, of, nowMs) ? undefined : putMark(env, of, nowMs);
+}
+
+/** Removes contexts that expired long ago, found by the index; returns how many. */
 export function sweepExpired(env: Environment, clock: Clock): number {
   const limitMs = clock.nowMs() - keepExpiredMs;
-  return readableContexts(env).filter(
-    ({ record, usage }) =>
-      usage.expiresAtMs !== null &&
-      usage.expiresAtMs < limitMs &&
-      removeContext(env, clock, record.id),
-  ).length;
+  const due = env.read((snapshot) => {
+    const ids: string[] = [];
+    const { expires } = env.tables;
+    for (const key of expires.getKeys({ start: Buffer.from([0]), transaction: snapshot })) {
+      if (Number(key.readBigUInt64BE()) >= limitMs) break;
+      ids.push(idOfKey(key.subarray(expiryKeyByteLength - idByteLength)));
+    }
+    return ids;
+  });
+  return due.filter((id) => {
+    const usage = intact(() => env.read((view) => findContext(env, id, view)?.stored.usage));
+    const expiresAtMs = usage?.expiresAtMs ?? null;
+    return expiresAtMs !== null && expiresAtMs < limitMs && removeContext(env, clock, id);
+  }).length;
 }
 
-/** Removes index keys whose context went without being readable. */
+/** Makes the indexes name every readable context, and no key that they should not have. */
 export function sweepIndex(env: Environment): void {
-  const { created, catalogue } = env.tables;
+  const isRight = ({ missing, wrong }: IndexFaults): boolean =>
+    missing.length === 0 && wrong.length === 0;
+  // Others write meanwhile, unless there is something to do.
+  if (isRight(env.read((snapshot) => indexFaults(env, snapshot)))) return;
   env.transact(() => {
-    const keys = Array.from(created.getKeys({ start: Buffer.from([0]) }));
-    for (const key of keys) {
-      const id = idOfKey(key.subarray(key.byteLength - idByteLength));
-      if (catalogue.get(idBytes(id)) === undefined) created.removeSync(key);
-    }
+    const { missing, wrong } = indexFaults(env);
+    for (const { table, key } of wrong) env.tables[table].removeSync(key);
+    for (const index of missing) putIndexKey(env, index);
   });
+}
+
+interface IndexFaults {
+  readonly missing: readonly IndexKey[];
+  readonly wrong: readonly IndexKey[];
+}
+
+function indexFaults(env: Environment, snapshot?: Snapshot): IndexFaults {
+  const view = snapshot === undefined ? {} : { transaction: snapshot };
+  const missing = new Map<string, IndexKey>();
+  for (const { record, usage } of readableContexts(env, snapshot)) {
+    for (const index of indexKeys(record, usage)) missing.set(nameOf(index), index);
+  }
+  const wrong: IndexKey[] = [];
+  for (const table of ['created', 'families', 'expires'] as const) {
+    for (const key of env.tables[table].getKeys({ start: Buffer.from([0]), ...view })) {
+      if (!missing.delete(nameOf({ table, key }))) wrong.push({ table, key: Buffer.from(key) });
+    }
+  }
+  return { missing: [...missing.values()], wrong };
+}
+
+function nameOf({ table, key }: IndexKey): string {
+  return `${table} ${key.toString('hex')}`;
+}
+
+/** Removes pieces that neither a record nor a mark speaks for; returns of how many generations. */
+export function sweepStray(env: Environment, clock: Clock): number {
+  const stored = env.read((snapshot) => storedGenerations(env, { snapshot }));
+  return stored.filter((of) => {
+    const claim = env.transact(() =>
+      isStray(env, of) ? putMark(env, of, clock.nowMs()) : undefined,
+    );
+    if (claim !== undefined) finishRemoval(env, claim);
+    return claim !== undefined;
+  }).length;
+}
+
+function isStray(env: Environment, of: Generation): boolean {
+  const { id } = of;
+  const has = (found: readonly Generation[]): boolean =>
+    found.some(({ generation }) => generation === of.generation);
+  if (!has(storedGenerations(env, { id }))) return false;
+  if (has(markedGenerations(env, { id })) || has(quarantinedGenerations(env, { id }))) return false;
+  const catalogued = env.tables.catalogue.get(idBytes(id)) !== undefined;
+  return !catalogued || liveGeneration(env, id) !== of.generation;
 }

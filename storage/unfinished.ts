@@ -4,12 +4,12 @@ import { hostname } from 'node:os';
 import { z } from 'zod';
 import { ReadonceError } from '../src/core/errors.ts';
 import { decodeRecord, encodeRecord } from './catalogue.ts';
-import type { Environment } from './environment.ts';
-import { idBytes } from './keys.ts';
+import type { Environment, Snapshot } from './environment.ts';
+import { generationKey, generationOfKey, idBytes, keysBehind, type Generation } from './keys.ts';
 
 /**
- * A mark in the table `unfinished`: pieces of this context are there, or may be, that no catalogue
- * record speaks for, because one process is writing or removing them.
+ * A mark in the table `unfinished`: pieces of this generation are there, or may be, that no
+ * catalogue record speaks for, because one process is writing or removing them.
  */
 export interface UnfinishedMark {
   /** Names one write or removal. Whoever replaced it owns the pieces. */
@@ -20,6 +20,11 @@ export interface UnfinishedMark {
   /** When the process started, in the kernel's words: a pid may be used again. */
   readonly processStart: string;
   readonly markedAtMs: number;
+}
+
+/** A generation that is being written or removed, and the token of its mark. */
+export interface Claim extends Generation {
+  readonly token: string;
 }
 
 const markSchema: z.ZodType<UnfinishedMark> = z.strictObject({
@@ -36,8 +41,10 @@ const unknownWriterMs = 60 * 60 * 1000;
 /** Tokens of the work that goes on in this process. */
 const ownTokens = new Set<string>();
 
-/** Marks `id` as this process's work. Call in a write transaction. Ends with `releaseToken`. */
-export function putMark(env: Environment, id: string, nowMs: number): string {
+/**
+ * Marks a generation as this process's work. Call in a write transaction. Ends with `releaseClaim`.
+ */
+export function putMark(env: Environment, of: Generation, nowMs: number): Claim {
   const token = randomUUID();
   const mark: UnfinishedMark = {
     token,
@@ -46,32 +53,49 @@ export function putMark(env: Environment, id: string, nowMs: number): string {
     processStart: processStart(process.pid),
     markedAtMs: nowMs,
   };
-  env.tables.unfinished.putSync(idBytes(id), encodeRecord('unfinished', id, mark));
+  env.tables.unfinished.putSync(generationKey(of), encodeRecord('unfinished', of.id, mark));
   ownTokens.add(token);
-  return token;
+  return { id: of.id, generation: of.generation, token };
 }
 
-/** The work that `token` names ended, well or not. */
-export function releaseToken(token: string): void {
+/** The work ended, well or not. */
+export function releaseClaim({ token }: Claim): void {
   ownTokens.delete(token);
 }
 
+/** Removes the mark. Call in a write transaction. */
+export function removeMark({ tables }: Environment, of: Generation): void {
+  tables.unfinished.removeSync(generationKey(of));
+}
+
+/** All marks (of one context), by the generation they are of. */
+export function markedGenerations(
+  { tables }: Environment,
+  options: { readonly id?: string; readonly snapshot?: Snapshot },
+): Generation[] {
+  const { id, snapshot } = options;
+  const range = id === undefined ? { start: Buffer.from([0]) } : keysBehind(idBytes(id));
+  const view = snapshot === undefined ? {} : { transaction: snapshot };
+  return Array.from(tables.unfinished.getKeys({ ...range, ...view }), generationOfKey);
+}
+
 /**
- * Whether someone is still at work on `id`. An unreadable mark counts as dead: should its writer
- * live, it finds its token gone and stops.
+ * Whether someone is still at work on a generation. An unreadable mark counts as dead: should its
+ * writer live, it finds its token gone and stops.
  */
-export function isBeingWorkedOn(env: Environment, id: string, nowMs: number): boolean {
-  const mark = readMark(env, id);
+export function isBeingWorkedOn(env: Environment, of: Generation, nowMs: number): boolean {
+  const mark = readMark(env, of);
   return mark !== undefined && isAlive(mark, nowMs);
 }
 
 /**
- * Fails unless the mark is still the one that `token` names. Every transaction of a write or a
- * removal begins with it, so a process that was taken for dead cannot go on by mistake.
+ * Fails unless the mark is still the one that was put. Every transaction of a write or a removal
+ * begins with it, so a process that was taken for dead cannot go on by mistake.
  * @throws ReadonceError `conflict`
  */
-export function requireMark(env: Environment, id: string, token: string): void {
-  if (readMark(env, id)?.token === token) return;
+export function requireMark(env: Environment, claim: Claim): void {
+  const { id } = claim;
+  if (readMark(env, claim)?.token === claim.token) return;
   throw new ReadonceError(
     'conflict',
     `Expected to go on writing ${id} but another process took it over; try again`,
@@ -79,11 +103,11 @@ export function requireMark(env: Environment, id: string, token: string): void {
   );
 }
 
-function readMark({ tables }: Environment, id: string): UnfinishedMark | undefined {
-  const value = tables.unfinished.get(idBytes(id));
+function readMark({ tables }: Environment, of: Generation): UnfinishedMark | undefined {
+  const value = tables.unfinished.get(generationKey(of));
   if (value === undefined) return undefined;
   try {
-    return decodeRecord('unfinished', id, value, markSchema);
+    return decodeRecord('unfinished', of.id, value, markSchema);
   } catch {
     return undefined;
   }
@@ -98,10 +122,11 @@ function isAlive(mark: UnfinishedMark, nowMs: number): boolean {
   return processExists(mark.pid) && processStart(mark.pid) === mark.processStart;
 }
 
+/** A process that has ended but that its parent has not asked about counts as gone. */
 function processExists(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return true;
+    return !hasEnded(pid);
   } catch (error) {
     return error instanceof Error && 'code' in error && error.code === 'EPERM';
   }
@@ -117,15 +142,23 @@ function bootOf(machine: string): string {
   return machine.slice(0, machine.indexOf('/'));
 }
 
-/** Field 22 of /proc/PID/stat, counted from behind the name, which may hold spaces; else ''. */
 function processStart(pid: number): string {
+  return statusField(pid, 22);
+}
+
+/** States of /proc/PID/stat in which only the process's entry is left. */
+function hasEnded(pid: number): boolean {
+  return ['Z', 'X'].includes(statusField(pid, 3));
+}
+
+/** A field of /proc/PID/stat from the third on, behind the name, which may hold spaces; else ''. */
+function statusField(pid: number, number: number): string {
   const stat = readText(`/proc/${pid}/stat`) ?? '';
-  return (
-    stat
-      .slice(stat.lastIndexOf(')') + 1)
-      .trim()
-      .split(' ')[19] ?? ''
-  );
+  const fields = stat
+    .slice(stat.lastIndexOf(')') + 1)
+    .trim()
+    .split(' ');
+  return fields[number - 3] ?? '';
 }
 
 function readText(path: string): string | undefined {

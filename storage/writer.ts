@@ -1,17 +1,29 @@
 import { setImmediate as nextTurn, setTimeout as delay } from 'node:timers/promises';
 import { assert, defined } from '../src/core/assert.ts';
+import type { Clock } from '../src/core/clock.ts';
+import { concatenate } from '../src/core/concatenate.ts';
 import type { StoredContext } from '../src/core/context.ts';
-import { ReadonceError } from '../src/core/errors.ts';
 import { tokenBytes } from '../src/core/identity.ts';
 import { headCount } from '../src/core/kv-layout.ts';
-import { findContext, putContext, removeFromCatalogue, type ContextSizes } from './catalogue.ts';
-import type { ContextWrite } from './context-store.ts';
+import { findContext, intact, putContext, type ContextSizes } from './catalogue.ts';
+import type { ContextWrite, Fault } from './context-store.ts';
 import type { Environment, Table } from './environment.ts';
-import { idBytes } from './keys.ts';
+import { faultOf } from './fault.ts';
+import { nextGeneration } from './generations.ts';
 import { cutPieces, runBytes, runPages, type Piece, type Run } from './pieces.ts';
-import { finishRemoval, removePieces } from './remove.ts';
+import { quarantineContext } from './quarantine.ts';
+import { finishRemoval } from './remove.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
-import { isBeingWorkedOn, putMark, releaseToken, requireMark } from './unfinished.ts';
+import { Slab } from './slab.ts';
+import {
+  isBeingWorkedOn,
+  markedGenerations,
+  putMark,
+  releaseClaim,
+  removeMark,
+  requireMark,
+  type Claim,
+} from './unfinished.ts';
 
 /** Bytes written in one transaction: bounds dirty memory, and how long others wait to write. */
 const transactionBytes = 16 * 1024 * 1024;
@@ -23,7 +35,7 @@ const busyPollMs = 50;
 export interface WriteDeps {
   readonly env: Environment;
   readonly pieceBytes: number;
-  readonly nowMs: () => number;
+  readonly clock: Clock;
   /** Makes room for that many pages, or throws `storage_full`. */
   readonly makeRoom: (pages: number) => void;
   readonly warn: (fields: Readonly<Record<string, unknown>>, message: string) => void;
@@ -39,33 +51,32 @@ export async function writeContext(
   const { id } = write.record;
   const plan = planWrite(write, deps.pieceBytes);
   const claim = await claimId(deps, id, signal);
-  if (typeof claim !== 'string') return claim;
+  if ('record' in claim) return claim;
+  const { generation } = claim;
   try {
-    removePieces(env, id, claim);
     deps.makeRoom(plan.pages);
+    const slab = new Slab(transactionBytes + deps.pieceBytes);
+    const claimed = { ...plan, generation, allocate: slab.allocate };
     for (const pieces of [segmentPieces, describingPieces]) {
-      await putPieces(
-        deps,
-        { id, token: claim, pieces: pieces(env, write, plan, deps.pieceBytes) },
-        signal,
-      );
+      await putPieces(deps, { claim, slab, pieces: pieces(env, write, claimed) }, signal);
     }
     const record = { ...write.record, timings: write.timings() };
     return env.transact(() => {
-      requireMark(env, id, claim);
-      putContext(env, { record, sizes: plan.sizes }, write.usage);
-      env.tables.unfinished.removeSync(idBytes(id));
+      requireMark(env, claim);
+      putContext(env, { record, generation, sizes: plan.sizes }, write.usage);
+      removeMark(env, claim);
       return defined(findContext(env, id), 'the context just written').stored;
     });
   } catch (error) {
-    abandon(deps, id, claim);
+    abandon(deps, claim);
     throw error;
   } finally {
-    releaseToken(claim);
+    releaseClaim(claim);
   }
 }
 
 interface WritePlan {
+  readonly pieceBytes: number;
   readonly pairs: readonly Run[];
   readonly rankings: readonly Run[];
   readonly tokens: Run;
@@ -90,6 +101,7 @@ function planWrite(write: ContextWrite, pieceBytes: number): WritePlan {
   const tokens = tokensRun(record);
   const runs = [...pairs, ...rankings, tokens];
   return {
+    pieceBytes,
     pairs,
     rankings,
     tokens,
@@ -103,31 +115,39 @@ function planWrite(write: ContextWrite, pieceBytes: number): WritePlan {
 }
 
 /**
- * The stored context if there is one, else the token of our mark on the id. A context whose records
- * are broken counts as not there: it is written anew.
+ * The stored context if there is one, else our claim on a generation that nothing has. A context
+ * whose records are broken is moved aside and written anew.
  */
 async function claimId(
-  { env, nowMs, warn }: WriteDeps,
+  { env, clock, warn }: WriteDeps,
   id: string,
   signal: AbortSignal | undefined,
-): Promise<StoredContext | string> {
+): Promise<StoredContext | Claim> {
   for (;;) {
     signal?.throwIfAborted();
+    const faults: Fault[] = [];
     const claim = env.transact(() => {
-      try {
-        const stored = findContext(env, id)?.stored;
-        if (stored !== undefined) return stored;
-      } catch (error) {
-        if (!(error instanceof ReadonceError)) throw error;
-        warn({ err: error }, 'a context with a corrupt record is written anew');
-        removeFromCatalogue(env, id);
-      }
-      return isBeingWorkedOn(env, id, nowMs()) ? undefined : putMark(env, id, nowMs());
-    });
+      const nowMs = clock.nowMs();
+      const stored = intact(
+        () => findContext(env, id)?.stored,
+        (error) => {
+          warn({ err: error, contextId: id }, 'a context with a corrupt record is written anew');
+          faults.push(faultOf(error));
+        },
+      );
+      if (stored !== undefined || faults.length > 0) return stored;
+      const busy = markedGenerations(env, { id }).some((of) => isBeingWorkedOn(env, of, nowMs));
+      return busy ? undefined : putMark(env, { id, generation: nextGeneration(env, id) }, nowMs);
+    }, 'ordered');
     if (claim !== undefined) return claim;
-    await delay(busyPollMs, undefined, signal === undefined ? {} : { signal });
+    const [fault] = faults;
+    if (fault !== undefined) quarantineContext({ env, clock }, id, fault);
+    else await delay(busyPollMs, undefined, signal === undefined ? {} : { signal });
   }
 }
+
+/** What a write has planned, the generation it is given, and where pieces are put together. */
+type ClaimedPlan = WritePlan & Pick<Claim, 'generation'> & Pick<Slab, 'allocate'>;
 
 interface TablePiece extends Piece {
   readonly table: Table;
@@ -136,14 +156,13 @@ interface TablePiece extends Piece {
 function* segmentPieces(
   { tables }: Environment,
   write: ContextWrite,
-  plan: WritePlan,
-  pieceBytes: number,
+  { pairs: runs, generation, pieceBytes, allocate }: ClaimedPlan,
 ): Generator<TablePiece> {
-  for (const [head, run] of plan.pairs.entries()) {
+  for (const [head, run] of runs.entries()) {
     const { rows, keys, values } = write.pairs(head);
     assert(rows === run.rows, `expected ${run.rows} rows of head ${head} but got ${rows}`);
     assert(keys.byteLength === values.byteLength, 'keys and values have the same size');
-    for (const piece of cutPieces(run, [keys, values], pieceBytes)) {
+    for (const piece of cutPieces({ ...run, generation }, [keys, values], pieceBytes, allocate)) {
       yield { table: tables.segments, ...piece };
     }
   }
@@ -152,19 +171,19 @@ function* segmentPieces(
 function* describingPieces(
   { tables }: Environment,
   write: ContextWrite,
-  plan: WritePlan,
-  pieceBytes: number,
+  { tokens: tokensOf, rankings: runs, generation, pieceBytes, allocate }: ClaimedPlan,
 ): Generator<TablePiece> {
   const { prefixIds, documentIds } = write;
   assert(prefixIds.length === write.record.prefixTokens, 'the record counts the prefix');
-  const ids = Int32Array.from([...prefixIds, ...documentIds]);
-  for (const piece of cutPieces(plan.tokens, [tokenBytes(ids)], pieceBytes)) {
+  const ids = [tokenBytes(concatenate(prefixIds, documentIds))];
+  for (const piece of cutPieces({ ...tokensOf, generation }, ids, pieceBytes, allocate)) {
     yield { table: tables.tokens, ...piece };
   }
-  for (const [head, run] of plan.rankings.entries()) {
+  for (const [head, run] of runs.entries()) {
     const { positions, scores } = write.ranking(head);
     assert(positions.length === scores.length, 'every position has a score');
-    for (const piece of cutPieces(run, [bytesOf(positions), bytesOf(scores)], pieceBytes)) {
+    const columns = [bytesOf(positions), bytesOf(scores)];
+    for (const piece of cutPieces({ ...run, generation }, columns, pieceBytes, allocate)) {
       yield { table: tables.rankings, ...piece };
     }
   }
@@ -175,26 +194,28 @@ function bytesOf(array: Uint32Array | Float32Array): Uint8Array {
 }
 
 interface PieceBatch {
-  readonly id: string;
-  readonly token: string;
+  readonly claim: Claim;
+  /** Made one by one, in memory of the slab. */
   readonly pieces: Iterable<TablePiece>;
+  readonly slab: Slab;
 }
 
-/** Stores pieces durably, in transactions of bounded size; other work gets a turn in between. */
+/** Stores pieces in transactions of bounded size; other work gets a turn in between. */
 async function putPieces(
   { env }: WriteDeps,
-  { id, token, pieces }: PieceBatch,
+  { claim, pieces, slab }: PieceBatch,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   let waiting: TablePiece[] = [];
   let waitingBytes = 0;
   const flush = async (): Promise<void> => {
     env.transact(() => {
-      requireMark(env, id, token);
+      requireMark(env, claim);
       for (const { table, key, value } of waiting) table.putSync(key, value);
-    });
+    }, 'ordered');
     waiting = [];
     waitingBytes = 0;
+    slab.reset();
     await nextTurn();
   };
   for (const piece of pieces) {
@@ -208,10 +229,10 @@ async function putPieces(
 }
 
 /** Removes what a failed write left. If even that fails, the mark stays and the sweep does it. */
-function abandon({ env, warn }: WriteDeps, id: string, token: string): void {
+function abandon({ env, warn }: WriteDeps, claim: Claim): void {
   try {
-    finishRemoval(env, id, token);
+    finishRemoval(env, claim);
   } catch (error) {
-    warn({ err: error, contextId: id }, 'what a failed write left is kept until the next sweep');
+    warn({ err: error, contextId: claim.id }, 'what a failed write left stays until the sweep');
   }
 }

@@ -21,8 +21,8 @@ export interface Output {
 export interface CliCommand {
   readonly name: string;
   readonly description: string;
-  /** Help text. */
-  usage(): Promise<string>;
+  /** Help text; the arguments choose a subcommand, where there are any. */
+  usage(rawArgs: readonly string[]): Promise<string>;
   /**
    * Runs the command with the arguments behind its name.
    * @throws UsageError for a wrong command line, ReadonceError for what failed
@@ -69,7 +69,9 @@ function checkArguments<T extends ArgsDef>(
       positionals.push(name.toUpperCase());
       if (arg.required !== false) required++;
     } else {
-      options[name] = { type: arg.type === 'boolean' ? 'boolean' : 'string' };
+      const type = arg.type === 'boolean' ? 'boolean' : 'string';
+      const short = 'alias' in arg ? { short: String(arg.alias) } : {};
+      options[name] = { type, ...short };
     }
   }
   const given = strictly(rawArgs, options).length;

@@ -79,7 +79,10 @@ export function describeContext(context: Context): string {
       `${formatBytes(size.storedBytes)} of ${formatBytes(size.fullBytes)} ` +
         `(${size.compressionFactor.toFixed(2)} times smaller)`,
     ],
-    ['time', context.reused ? 'none: it was stored already' : formatMs(timings.totalMs)],
+    [
+      'time',
+      context.reused ? 'none: it was stored already, or derived' : formatMs(timings.totalMs),
+    ],
   ];
   return `${context.id}\n${formatTable(rows)}`;
 }

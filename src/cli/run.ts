@@ -5,10 +5,13 @@ import { packageRoot } from '../model/embedded.ts';
 import { askCommand } from './ask.ts';
 import { UsageError, type CliCommand, type Output } from './command.ts';
 import { demoCommand } from './demo.ts';
+import { exportCommand } from './export.ts';
+import { importCommand } from './import.ts';
 import { lsCommand } from './ls.ts';
 import { putCommand } from './put.ts';
 import { rmCommand } from './rm.ts';
 import { serveCommand } from './serve.ts';
+import { storeCommand } from './store.ts';
 
 /**
  * Runs one command line (without the program's name).
@@ -22,6 +25,9 @@ export async function runCli(rawArgs: readonly string[], output: Output): Promis
     askCommand(output),
     lsCommand(output),
     rmCommand(output),
+    exportCommand(output),
+    importCommand(output),
+    storeCommand(output),
     demoCommand(output),
   ];
   const [name, ...rest] = rawArgs;
@@ -40,7 +46,7 @@ export async function runCli(rawArgs: readonly string[], output: Output): Promis
     return 2;
   }
   if (asksForHelp(rest)) {
-    output.out(`${await command.usage()}\n`);
+    output.out(`${await command.usage(rest)}\n`);
     return 0;
   }
   try {

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ReadonceError } from '../core/errors.ts';
 import { connectionError, problemError, readProblem } from './problem.ts';
@@ -50,6 +51,10 @@ export interface ReadonceClient {
   query(id: string, request: QueryRequest, signal?: AbortSignal): Promise<Answer>;
   /** Yields the answer as it grows. Leaving the loop early cancels the request. */
   stream(id: string, request: QueryRequest, signal?: AbortSignal): AsyncGenerator<AnswerEvent>;
+  /** A context as a file; a transfer that breaks off makes the stream fail. */
+  export(id: string, signal?: AbortSignal): Promise<ReadableStream<Uint8Array>>;
+  /** Stores the context of an exported file, which is sent as it is read. */
+  import(file: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<Context>;
   /** Resolves when the server is ready to answer. @throws ReadonceError `deadline_exceeded` */
   waitReady(options?: WaitReadyOptions): Promise<void>;
 }
@@ -70,13 +75,19 @@ export function createClient(options: ClientOptions): ReadonceClient {
     query: (id, request, signal) =>
       http.json('POST', `${contextPath(id)}/query`, { body: request, signal }),
     stream: (id, request, signal) => stream(http, id, request, signal),
+    export: (id, signal) => exportContext(http, id, signal),
+    import: (file, signal) =>
+      http.json('POST', 'contexts/import', { file, ...(signal === undefined ? {} : { signal }) }),
     waitReady: (waitOptions = {}) => waitReady(http, waitOptions),
   };
   return client;
 }
 
 interface SendOptions {
+  /** Sent as JSON. */
   readonly body?: unknown;
+  /** Sent as it is. */
+  readonly file?: AsyncIterable<Uint8Array>;
   readonly headers?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
 }
@@ -90,14 +101,13 @@ interface Transport {
 
 function createTransport({ baseUrl, fetch = globalThis.fetch }: ClientOptions): Transport {
   const base = baseUrl.endsWith('/') ? baseUrl : `${baseUrl}/`;
-  const send: Transport['send'] = async (method, path, { body, headers, signal } = {}) => {
+  const send: Transport['send'] = async (method, path, options = {}) => {
+    const { headers, signal } = options;
+    const { type, ...content } = contentOf(options);
     const response = await fetch(new URL(path, base), {
       method,
-      headers: {
-        ...headers,
-        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-      },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      headers: { ...headers, ...(type === undefined ? {} : { 'content-type': type }) },
+      ...content,
       ...(signal === undefined ? {} : { signal }),
     }).catch((error: unknown) => {
       throw connectionError(baseUrl, error);
@@ -116,6 +126,26 @@ function createTransport({ baseUrl, fetch = globalThis.fetch }: ClientOptions): 
       return JSON.parse(text);
     },
   };
+}
+
+/** What is sent, and its media type. A stream is sent while the answer may already come. */
+function contentOf({ body, file }: SendOptions) {
+  if (file !== undefined) {
+    const stream = Readable.toWeb(Readable.from(file)) as ReadableStream<Uint8Array>;
+    return { type: 'application/octet-stream', body: stream, duplex: 'half' } as const;
+  }
+  if (body === undefined) return {};
+  return { type: 'application/json', body: JSON.stringify(body) };
+}
+
+async function exportContext(
+  http: Transport,
+  id: string,
+  signal: AbortSignal | undefined,
+): Promise<ReadableStream<Uint8Array>> {
+  const path = `${contextPath(id)}/export`;
+  const { body } = await http.send('GET', path, signal === undefined ? {} : { signal });
+  return body ?? new ReadableStream();
 }
 
 async function put(http: Transport, request: PutRequest, options: PutOptions): Promise<Context> {

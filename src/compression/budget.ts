@@ -30,6 +30,16 @@ export interface Budget {
    * alone: what `select` would have chosen, without scoring again.
    */
   prefixCounts(input: PrefixCountsInput): Uint32Array;
+  /** Whether some scores would have made `select` keep this many document pairs of each head. */
+  couldKeep(input: CouldKeepInput): boolean;
+}
+
+/** Counts that come from elsewhere, with an imported file, and what they should follow from. */
+export interface CouldKeepInput {
+  /** Document pairs of each head, `[layers · kvHeads]`, each at most `documentTokens`. */
+  readonly counts: readonly number[];
+  readonly documentTokens: number;
+  readonly keepRatio: number;
 }
 
 /** A stored context, and the ratio that a query asks for. */

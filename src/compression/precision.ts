@@ -3,6 +3,11 @@ export interface Precision {
   /** The word of the HTTP contract. */
   readonly name: string;
   readonly description: string;
+  /**
+   * Finer precisions whose decoded values encode to the very bytes that the original values would:
+   * a context of this precision may be derived from a stored one of those.
+   */
+  readonly exactFrom: readonly string[];
   /** Bytes of `rows` keys (or values) of `headDim` elements, quantisation parameters included. */
   encodedBytes(rows: number, headDim: number): number;
   /** Encodes `source` (`[rows, headDim]`) into `target` (`encodedBytes` long), little-endian. */

@@ -11,6 +11,7 @@ import { streamingLlm } from './methods/streaming-llm.ts';
 import type { Precision } from './precision.ts';
 import { f16 } from './precision/f16.ts';
 import { f32 } from './precision/f32.ts';
+import { int8 } from './precision/int8.ts';
 
 /** What is built, by the name of the HTTP contract. Being listed here is all it takes. */
 export const scoringMethods: ReadonlyMap<string, ScoringMethod> = byName([
@@ -25,7 +26,7 @@ export const scoringMethods: ReadonlyMap<string, ScoringMethod> = byName([
 export const budgets: ReadonlyMap<string, Budget> = byName([globalBudget, uniformBudget]);
 
 /** Stored element types, by the name of the HTTP contract. */
-export const precisions: ReadonlyMap<string, Precision> = byName([f16, f32]);
+export const precisions: ReadonlyMap<string, Precision> = byName([f16, f32, int8]);
 
 /** Names of the contract that are not built yet: description by name. */
 export const planned: Readonly<
@@ -44,10 +45,7 @@ export const planned: Readonly<
     ['head', 'Whole heads keep all or nothing, chosen once for a model.'],
     ['pyramid', 'Fewer pairs the deeper the layer.'],
   ]),
-  precisions: new Map([
-    ['int8', 'One byte an element, with a scale.'],
-    ['int4', 'Half a byte an element, with scales.'],
-  ]),
+  precisions: new Map([['int4', 'Half a byte an element, with scales.']]),
   keepRatios: new Map([['auto', 'The smallest ratio that answers as the full cache does.']]),
 };
 

@@ -45,6 +45,7 @@ export const configSchema = z.strictObject({
   budget: text('a budget').describe('Budget of a PUT that names none.'),
   precision: text('a precision').describe('Stored element type of a PUT that names none.'),
   maxBodyBytes: integer(1024, 2 ** 30).describe('Largest request body.'),
+  maxImportBytes: bytes(mebibyte).describe('Largest context file that is imported.'),
   maxQueuedIngests: integer(1, 100_000).describe('Ingestions that may run or wait.'),
   maxQueuedQueries: integer(1, 100_000).describe('Queries that may run or wait.'),
   shutdownMs: integer(0, 3_600_000).describe('How long running answers may take to finish.'),
@@ -84,6 +85,8 @@ export function defaultConfig(cacheFolder: string): Config {
     precision: 'f16',
     // A document that fills an embedded model's window is under 100 KiB.
     maxBodyBytes: 10 * mebibyte,
+    // Half the cache of 64 Ki tokens at 128 KiB a token, as models of 8B parameters have.
+    maxImportBytes: 4096 * mebibyte,
     maxQueuedIngests: 64,
     maxQueuedQueries: 256,
     shutdownMs: 10_000,

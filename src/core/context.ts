@@ -21,6 +21,8 @@ export interface Fidelity {
 /** What never changes about a stored context: written once, checksummed. */
 export interface ContextRecord {
   readonly id: string;
+  /** Shared with the contexts that differ in keepRatio and precision only (`familyId`). */
+  readonly family: string;
   /** Owner; '' without tenants. */
   readonly tenant: string;
   readonly model: { readonly id: string; readonly fingerprint: string };

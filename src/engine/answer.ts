@@ -10,7 +10,7 @@ import { createAnswerText, type AnswerText } from './answer-text.ts';
 import type { DeviceTurns } from './device-turns.ts';
 import { leastTokens } from './document.ts';
 import type { KeyedQueue } from './keyed-queue.ts';
-import { loadKey, type LoadedContext, type LoadedContexts } from './loaded-contexts.ts';
+import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
 import type { EngineAnswer, EngineQuery } from './protocol.ts';
 import { createSampler } from './sampling.ts';
 import type { Stepper } from './stepper.ts';
@@ -40,7 +40,8 @@ export interface AnswerCall {
  * Answers a query from a stored context: load, extend by the query's tokens, step. Nothing of the
  * document is computed. An aborted call resolves with `cancelled` and the text so far.
  * @throws ReadonceError `not_found`, `invalid_argument` (a keepRatio above the stored one),
- * `context_too_long`, `corrupt_record`, `out_of_memory`, `overloaded`
+ * `context_too_long`, `conflict` (deleted or replaced while it was loaded), `corrupt_record`,
+ * `out_of_memory`, `overloaded`
  */
 export async function answer(
   dependencies: AnswerDependencies,
@@ -142,7 +143,7 @@ class AnswerRun {
   async run(): Promise<EngineAnswer> {
     const { checkpoint, queue } = this.#dependencies;
     const { query, onText, signal } = this.#call;
-    const { record, keepRatio } = this.#request;
+    const { record } = this.#request;
     const text = createAnswerText({
       tokenBytes: (id) => checkpoint.tokenizer.tokenBytes(id),
       stop: query.sampling.stop,
@@ -150,8 +151,7 @@ class AnswerRun {
     });
     let finishReason: EngineAnswer['finishReason'] = 'cancelled';
     try {
-      const key = loadKey(record.id, keepRatio);
-      finishReason = await queue.run(key, () => this.#useContext(text), signal);
+      finishReason = await queue.run(record.id, () => this.#useContext(text), signal);
     } catch (error) {
       // Whatever else went wrong is not hidden by a client that has gone away.
       if (!signal.aborted || error !== signal.reason) throw error;
@@ -178,8 +178,8 @@ class AnswerRun {
       'extend',
       () => {
         this.#startedMs = clock.monotonicMs();
-        this.#source = loaded.has(record, keepRatio) ? 'host' : 'disk';
         const context = loaded.acquire({ record, keepRatio, tailTokens });
+        this.#source = context.source;
         this.#loadMs = clock.monotonicMs() - this.#startedMs;
         return context;
       },

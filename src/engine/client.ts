@@ -2,7 +2,6 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { assert, defined } from '../core/assert.ts';
-import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { Logger } from '../observability/logger.ts';
 import type {
@@ -16,6 +15,7 @@ import type {
   EngineState,
   Identified,
   IdentifyRequest,
+  Ingested,
   IngestProgress,
   IngestRequest,
 } from './protocol.ts';
@@ -100,9 +100,9 @@ class EngineClient implements SupervisedEngine {
     request: IngestRequest,
     onProgress: (progress: IngestProgress) => void,
     signal?: AbortSignal,
-  ): Promise<StoredContext> {
+  ): Promise<Ingested> {
     const body: CallBody = { op: 'ingest', args: request };
-    return (await this.#call(body, { signal, onProgress })) as StoredContext;
+    return (await this.#call(body, { signal, onProgress })) as Ingested;
   }
 
   async query(

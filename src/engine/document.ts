@@ -1,15 +1,18 @@
 import type { CompressionSpec } from '../core/compression-spec.ts';
 import { ReadonceError } from '../core/errors.ts';
-import { contextId } from '../core/identity.ts';
+import { contextId, familyId, type ContextIdentity } from '../core/identity.ts';
 import { kvLayout } from '../model/config.ts';
 import type { Checkpoint, Tokenizer } from '../model/checkpoint.ts';
 import type { ScoringMethod, ScoringPlanInput } from '../compression/method.ts';
 import { resolveMethod } from '../compression/registry.ts';
+import type { TokenIds } from '../../storage/context-store.ts';
 import type { IdentifyRequest } from './protocol.ts';
 
 /** A document as the model will see it, and what it would be stored as. */
 export interface TokenizedDocument {
   readonly id: string;
+  /** Names the contexts that this one may be derived from, or they from it. */
+  readonly family: string;
   readonly prefixIds: Int32Array;
   readonly documentIds: Int32Array;
   readonly compression: CompressionSpec;
@@ -54,7 +57,7 @@ export function tokenizeDocument(
   };
   const chunkTokens = method.chunkTokens(plan);
   const { tenant, compression } = request;
-  const id = contextId({
+  const identity: ContextIdentity = {
     tenantSalt: tenant,
     modelFingerprint: checkpoint.fingerprint,
     prefixIds,
@@ -62,8 +65,20 @@ export function tokenizeDocument(
     compression,
     methodVersion: method.version,
     chunkTokens,
-  });
-  return { id, prefixIds, documentIds, compression, method, chunkTokens, plan };
+  };
+  const [id, family] = [contextId(identity), familyId(identity)];
+  return { id, family, prefixIds, documentIds, compression, method, chunkTokens, plan };
+}
+
+/** Whether stored token ids are those of a document: a hash alone is not believed. */
+export function sameTokens(stored: TokenIds, document: TokenizedDocument): boolean {
+  return (
+    same(stored.prefixIds, document.prefixIds) && same(stored.documentIds, document.documentIds)
+  );
+}
+
+function same(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((id, i) => id === b[i]);
 }
 
 /** Refuses a text that would overrun the window by itself. */

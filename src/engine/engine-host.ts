@@ -1,16 +1,19 @@
 import { availableParallelism } from 'node:os';
 import { systemClock } from '../core/clock.ts';
 import { ReadonceError } from '../core/errors.ts';
+import { kvLayout } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import { createOrtCpuRuntime } from '../runtime/ort/cpu-runtime.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Logger } from '../observability/logger.ts';
 import { openContextStore } from '../../storage/open-store.ts';
-import type { ContextStore } from '../../storage/context-store.ts';
+import type { ContextStore, Fault } from '../../storage/context-store.ts';
+import { faultOf } from '../../storage/fault.ts';
 import { answer, type AnswerCall } from './answer.ts';
 import { DeviceTurns } from './device-turns.ts';
-import { tokenizeDocument, type TokenizedDocument } from './document.ts';
+import { derive } from './derive.ts';
+import { sameTokens, tokenizeDocument, type TokenizedDocument } from './document.ts';
 import { ingest, type IngestCall } from './ingest.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
@@ -20,9 +23,9 @@ import type {
   EngineOptions,
   Identified,
   IdentifyRequest,
+  Ingested,
 } from './protocol.ts';
 import { Stepper } from './stepper.ts';
-import type { StoredContext } from '../core/context.ts';
 
 /**
  * Tokens of one piece of work. 256 keeps the attention logits of a 135M model over 8,192 rows under
@@ -41,8 +44,6 @@ export class EngineHost {
   readonly #loaded: LoadedContexts;
   /** Calls that hold caches or write to the store. */
   readonly #running = new Set<Promise<unknown>>();
-  /** Contexts that failed a check when a query loaded them. */
-  readonly #damaged = new Set<string>();
   readonly #logger: Logger;
   #closed: Promise<void> | undefined;
 
@@ -69,8 +70,11 @@ export class EngineHost {
     const store = await openContextStore({
       folder: options.storeFolder,
       maxBytes: options.storeMaxBytes,
+      log: logger,
     });
     try {
+      // An engine that died leaves its work half-done, and its server may live on.
+      await store.sweep();
       const host = new EngineHost({ checkpoint, store, logger }, options.poolBytes);
       host.#runtime.warm();
       return host;
@@ -87,23 +91,20 @@ export class EngineHost {
       modelDescription: description,
       fingerprint,
       contextLength: config.contextLength,
+      layout: kvLayout(config),
       device: 'cpu',
     };
   }
 
   /**
    * Names the context a document becomes, and finds it if it is stored and sound. One that is
-   * damaged is removed, so that the PUT rebuilds it.
+   * damaged is quarantined, so that the PUT rebuilds it.
    */
   async identify(request: IdentifyRequest): Promise<Identified> {
     const document = tokenizeDocument(this.#checkpoint, request);
     const { id, prefixIds, documentIds } = document;
-    if (this.#isDamaged(document)) {
-      this.#logger.error({ contextId: id }, 'stored context is damaged: removed to be rebuilt');
-      this.#loaded.drop(id);
-      await this.#store.delete(id);
-      this.#damaged.delete(id);
-    }
+    const fault = this.#findFault(document);
+    if (fault !== undefined) this.#quarantine(id, fault);
     return {
       id,
       prefixTokens: prefixIds.length,
@@ -113,31 +114,70 @@ export class EngineHost {
   }
 
   /** Whether what is stored under a document's id fails a check, or is another document's. */
-  #isDamaged({ id, prefixIds, documentIds }: TokenizedDocument): boolean {
-    if (this.#damaged.has(id)) return true;
+  #findFault(document: TokenizedDocument): Fault | undefined {
+    const { id } = document;
     try {
-      if (this.#store.get(id) === undefined) return false;
-      const ids = this.#store.tokenIds(id);
-      return !same(ids.prefixIds, prefixIds) || !same(ids.documentIds, documentIds);
+      if (this.#store.get(id) === undefined) return undefined;
+      const same = sameTokens(this.#store.tokenIds(id), document);
+      return same ? undefined : { reason: 'token ids of another document' };
     } catch (error) {
-      if (isCorruption(error)) return true;
+      if (isCorruption(error)) return faultOf(error);
       throw error;
     }
   }
 
-  /** Ingestions run one after another: each holds a dense cache. */
-  ingest(call: IngestCall): Promise<StoredContext> {
+  /** What failed a check is never answered from again; a PUT of its document rebuilds it. */
+  #quarantine(contextId: string, fault: Fault): void {
+    this.#logger.error({ contextId, ...fault }, 'stored context is damaged');
+    this.#loaded.drop(contextId);
+    this.#store.quarantine(contextId, fault);
+  }
+
+  /**
+   * Stores a document: derived from a stored context if there is one that has all its pairs, else
+   * read by the model. The model reads one document after another, since each holds a dense cache.
+   */
+  ingest(call: Omit<IngestCall, 'document'>): Promise<Ingested> {
+    return this.#track(this.#ingest(call));
+  }
+
+  async #ingest(call: Omit<IngestCall, 'document'>): Promise<Ingested> {
+    const document = tokenizeDocument(this.#checkpoint, call.request);
+    const documentCall = { ...call, document };
+    const derived = await this.#derive(documentCall);
+    if (derived !== undefined) return derived;
+    return this.#queue.run(
+      'ingestions',
+      async () => {
+        // What this one waited for may have been the same document with more pairs.
+        const late = await this.#derive(documentCall);
+        if (late !== undefined) return late;
+        const dependencies = {
+          checkpoint: this.#checkpoint,
+          runtime: this.#runtime,
+          store: this.#store,
+          turns: this.#turns,
+          clock: systemClock,
+          sliceTokens,
+        };
+        return { stored: await ingest(dependencies, documentCall), derived: false };
+      },
+      call.signal,
+    );
+  }
+
+  async #derive(call: IngestCall): Promise<Ingested | undefined> {
     const dependencies = {
       checkpoint: this.#checkpoint,
-      runtime: this.#runtime,
       store: this.#store,
-      turns: this.#turns,
       clock: systemClock,
-      sliceTokens,
+      onUnusable: (contextId: string, error: ReadonceError) => {
+        this.#logger.warn({ err: error, contextId }, 'a stored context could not be derived from');
+        if (isCorruption(error)) this.#quarantine(contextId, faultOf(error));
+      },
     };
-    return this.#track(
-      this.#queue.run('ingestions', () => ingest(dependencies, call), call.signal),
-    );
+    const stored = await derive(dependencies, call);
+    return stored === undefined ? undefined : { stored, derived: true };
   }
 
   answer(call: AnswerCall): Promise<EngineAnswer> {
@@ -174,12 +214,11 @@ export class EngineHost {
     await this.#store.close();
   }
 
-  /** A context that failed a check is rebuilt by the next PUT of its document. */
   async #noteDamage<T>(contextId: string, call: Promise<T>): Promise<T> {
     try {
       return await call;
     } catch (error) {
-      if (isCorruption(error)) this.#damaged.add(contextId);
+      if (isCorruption(error)) this.#quarantine(contextId, faultOf(error));
       throw error;
     }
   }
@@ -195,10 +234,6 @@ export class EngineHost {
   }
 }
 
-function isCorruption(error: unknown): boolean {
+function isCorruption(error: unknown): error is ReadonceError {
   return error instanceof ReadonceError && error.code === 'corrupt_record';
-}
-
-function same(a: Int32Array, b: Int32Array): boolean {
-  return a.length === b.length && a.every((id, i) => id === b[i]);
 }

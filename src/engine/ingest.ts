@@ -1,17 +1,17 @@
-import { createHash } from 'node:crypto';
 import type { KeptPairs } from '../compression/budget.ts';
 import type { ReconstructionPass, ScoringAccess } from '../compression/method.ts';
 import { reconstructionPasses } from '../compression/reconstruction.ts';
 import { resolveBudget, resolvePrecision } from '../compression/registry.ts';
 import type { Clock } from '../core/clock.ts';
 import { concatenate } from '../core/concatenate.ts';
-import type { ContextRecord, StoredContext } from '../core/context.ts';
+import type { IngestTimings, StoredContext } from '../core/context.ts';
 import { headCount } from '../core/kv-layout.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { DenseCache, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
+import { contextWrite } from './context-write.ts';
 import type { DeviceTurns } from './device-turns.ts';
-import { tokenizeDocument, type TokenizedDocument } from './document.ts';
+import type { TokenizedDocument } from './document.ts';
 import type { IngestProgress, IngestRequest } from './protocol.ts';
 import { RankedPairs } from './ranked-pairs.ts';
 
@@ -32,6 +32,8 @@ export interface IngestDependencies {
 /** One document to read. An abort ends it before its next piece of work, and nothing is stored. */
 export interface IngestCall {
   readonly request: IngestRequest;
+  /** The request's document, tokenised. */
+  readonly document: TokenizedDocument;
   readonly onProgress: (progress: IngestProgress) => void;
   readonly signal: AbortSignal;
 }
@@ -47,11 +49,11 @@ export async function ingest(
 ): Promise<StoredContext> {
   const { clock, runtime } = dependencies;
   const startMs = clock.monotonicMs();
-  const document = tokenizeDocument(dependencies.checkpoint, call.request);
+  const { document } = call;
   const tokens = document.prefixIds.length + document.documentIds.length;
   const cache = runtime.createDense(tokens + longestPass(document));
   try {
-    const run = new Ingestion(dependencies, call, { document, cache });
+    const run = new Ingestion(dependencies, call, cache);
     const prefillMs = await run.prefill();
     const { kept, scoreMs } = await run.score();
     const persistStartMs = clock.monotonicMs();
@@ -84,14 +86,10 @@ class Ingestion {
   /** The model's own time so far, milliseconds. */
   #computeMs = 0;
 
-  constructor(
-    dependencies: IngestDependencies,
-    call: IngestCall,
-    { document, cache }: { readonly document: TokenizedDocument; readonly cache: DenseCache },
-  ) {
+  constructor(dependencies: IngestDependencies, call: IngestCall, cache: DenseCache) {
     this.#dependencies = dependencies;
     this.#call = call;
-    this.#document = document;
+    this.#document = call.document;
     this.#cache = cache;
   }
 
@@ -151,13 +149,10 @@ class Ingestion {
     return scores;
   }
 
-  persist(
-    kept: KeptPairs,
-    timings: (nowMs: number) => ContextRecord['timings'],
-  ): Promise<StoredContext> {
-    const { clock, store } = this.#dependencies;
+  persist(kept: KeptPairs, timings: (nowMs: number) => IngestTimings): Promise<StoredContext> {
+    const { store } = this.#dependencies;
     const { request, signal, onProgress } = this.#call;
-    const { prefixIds, documentIds, plan, compression } = this.#document;
+    const { plan, compression } = this.#document;
     const precision = resolvePrecision(compression.precision);
     const { headDim } = plan.layout;
     const pairs = new RankedPairs(this.#cache, {
@@ -166,49 +161,16 @@ class Ingestion {
       headDim,
       precision,
     });
-    const createdAtMs = clock.nowMs();
-    const heads = headCount(plan.layout);
-    return store.write(
-      {
-        record: this.#record(kept, createdAtMs),
-        timings: () => timings(clock.monotonicMs()),
-        usage: { ...request.usage, lastUsedAtMs: createdAtMs },
-        prefixIds,
-        documentIds,
-        encodedBytes: (rows) => precision.encodedBytes(rows, headDim),
-        pairs: (head) => {
-          onProgress({ phase: 'persist', done: head + 1, total: heads });
-          return pairs.encode(head);
-        },
-        ranking: (head) => pairs.ranking(head),
-      },
-      signal,
-    );
-  }
-
-  #record(kept: KeptPairs, createdAtMs: number): Omit<ContextRecord, 'timings'> {
-    const { request } = this.#call;
-    const { checkpoint } = this.#dependencies;
-    const { id, plan, compression, method, chunkTokens } = this.#document;
-    const bytes = Buffer.from(request.document, 'utf8');
-    return {
-      id,
-      tenant: request.tenant,
-      model: { id: checkpoint.id, fingerprint: checkpoint.fingerprint },
-      document: {
-        bytes: bytes.length,
-        tokens: plan.documentIds.length,
-        sha256: createHash('sha256').update(bytes).digest('hex'),
-      },
-      compression,
-      methodVersion: method.version,
-      chunkTokens,
-      fidelity: null,
-      layout: plan.layout,
-      prefixTokens: plan.prefixTokens,
-      pairCounts: Array.from(kept.counts, (count) => plan.prefixTokens + count),
-      createdAtMs,
-    };
+    const write = contextWrite(this.#dependencies, {
+      request,
+      document: this.#document,
+      lengths: kept.counts.map((count) => plan.prefixTokens + count),
+      pairs: (head) => pairs.encode(head),
+      ranking: (head) => pairs.ranking(head),
+      timings,
+      onProgress,
+    });
+    return store.write(write, signal);
   }
 
   /** Rows of prefix and document: where reconstruction passes start. */

@@ -1,6 +1,7 @@
 import type { CompressionSpec } from '../core/compression-spec.ts';
 import type { ContextUsage, StoredContext } from '../core/context.ts';
 import type { SerializedError } from '../core/errors.ts';
+import type { KvLayout } from '../core/kv-layout.ts';
 import type { LogLevel } from '../observability/logger.ts';
 
 /**
@@ -14,6 +15,8 @@ export interface EngineInfo {
   readonly modelDescription: string;
   readonly fingerprint: string;
   readonly contextLength: number;
+  /** Shape of the model's KV cache. */
+  readonly layout: KvLayout;
   readonly device: string;
 }
 
@@ -41,7 +44,17 @@ export interface IngestRequest extends IdentifyRequest {
   readonly usage: Pick<ContextUsage, 'expiresAtMs' | 'pinned' | 'labels'>;
 }
 
-/** How far an ingestion is. Methods that do not reconstruct skip `score`. */
+/** A document that was stored by a request. */
+export interface Ingested {
+  readonly stored: StoredContext;
+  /** It was made from another stored context: the model did not run. */
+  readonly derived: boolean;
+}
+
+/**
+ * How far an ingestion is. Methods that do not reconstruct skip `score`; a derivation has `persist`
+ * only.
+ */
 export interface IngestProgress {
   readonly phase: 'prefill' | 'score' | 'persist';
   /** Tokens, or heads while persisting. */
@@ -157,11 +170,15 @@ export interface Engine {
    * when it dies, and stop early when `signal` aborts.
    */
   identify(request: IdentifyRequest, signal?: AbortSignal): Promise<Identified>;
+  /**
+   * Stores a document: derived from a stored context that has all its pairs, if there is one, else
+   * read by the model.
+   */
   ingest(
     request: IngestRequest,
     onProgress: (progress: IngestProgress) => void,
     signal?: AbortSignal,
-  ): Promise<StoredContext>;
+  ): Promise<Ingested>;
   /** An aborted query resolves with `finishReason` "cancelled" and what was answered so far. */
   query(
     request: EngineQuery,

@@ -5,8 +5,12 @@ import type { Metrics } from '../observability/metrics.ts';
 import type { Service } from '../service/service.ts';
 import type { HttpLimits } from './limits.ts';
 
-/** What middleware leaves for handlers. */
+/** What the server and middleware leave for handlers. */
 export interface AppEnv {
+  Bindings: {
+    /** The connection's side of the response, where there is a connection. */
+    outgoing?: { destroy(): void };
+  };
   Variables: {
     requestId: string;
     /** When the request arrived, `Clock.monotonicMs`. */

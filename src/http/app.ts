@@ -11,6 +11,7 @@ import { clientError, problemResponse } from './problem.ts';
 import { contextRoutes } from './routes/contexts.ts';
 import { eventRoutes } from './routes/events.ts';
 import { importanceRoutes } from './routes/importance.ts';
+import { transferRoutes } from './routes/transfers.ts';
 import { queryRoutes } from './routes/queries.ts';
 import { serviceRoutes } from './routes/service.ts';
 import { validationHook } from './validation.ts';
@@ -38,6 +39,7 @@ export function createApp(deps: AppDeps): App {
   eventRoutes(app, deps);
   importanceRoutes(app, deps);
   queryRoutes(app, deps);
+  transferRoutes(app, deps);
   serviceRoutes(app, deps);
   openApiRoute(app);
   const paths = declaredPaths(app);

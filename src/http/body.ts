@@ -7,6 +7,8 @@ export interface BodyOptions {
   /** Media types that are taken, lower case. */
   readonly mediaTypes: readonly string[];
   readonly maxBytes: number;
+  /** What to do about a body that is too large; default for documents. */
+  readonly advice?: string;
 }
 
 /**
@@ -16,7 +18,7 @@ export interface BodyOptions {
  */
 export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
-    checkMediaType(c.req.header('Content-Type'), options.mediaTypes);
+    checkTextType(c.req.header('Content-Type'), options.mediaTypes);
     checkEncoding(c.req.header('Content-Encoding'));
     if (Number(c.req.header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
     const text = decode(await readBytes(c.req.raw.body, options));
@@ -26,19 +28,42 @@ export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
   };
 }
 
+/**
+ * A request's body in parts, as they come. Whoever stops early gets the answer through: the rest is
+ * read and dropped.
+ * @throws ReadonceError `unsupported_media_type`, `payload_too_large`
+ */
+export function streamBody(
+  request: Request,
+  options: BodyOptions,
+): AsyncGenerator<Uint8Array, undefined> {
+  const header = (name: string) => request.headers.get(name) ?? undefined;
+  const contentType = header('Content-Type');
+  if (!options.mediaTypes.includes(mediaTypeOf(contentType))) {
+    throw unsupportedType(options.mediaTypes.join(', '), contentType);
+  }
+  checkEncoding(header('Content-Encoding'));
+  if (Number(header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
+  return boundedParts(request.body, options);
+}
+
 /** The media type of a `Content-Type`, without its parameters, lower case; '' if there is none. */
 export function mediaTypeOf(contentType: string | undefined): string {
   return (contentType ?? '').split(';', 1).join().trim().toLowerCase();
 }
 
-function checkMediaType(contentType: string | undefined, mediaTypes: readonly string[]): void {
+function checkTextType(contentType: string | undefined, mediaTypes: readonly string[]): void {
   const mediaType = mediaTypeOf(contentType);
   const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(contentType ?? '')?.[1]?.toLowerCase();
   if (mediaTypes.includes(mediaType) && /^(utf-?8|us-ascii)?$/.test(charset ?? '')) return;
-  throw new ReadonceError(
+  throw unsupportedType(`${mediaTypes.join(', ')} (in UTF-8)`, contentType);
+}
+
+function unsupportedType(expected: string, contentType: string | undefined): ReadonceError {
+  const got = contentType === undefined ? 'nothing' : JSON.stringify(contentType);
+  return new ReadonceError(
     'unsupported_media_type',
-    `Expected ${mediaTypes.join(', ')} (in UTF-8) for Content-Type but got ` +
-      `${contentType === undefined ? 'nothing' : JSON.stringify(contentType)}.`,
+    `Expected ${expected} for Content-Type but got ${got}.`,
   );
 }
 
@@ -54,19 +79,29 @@ async function readBytes(
   body: ReadableStream<Uint8Array> | null,
   options: BodyOptions,
 ): Promise<Uint8Array> {
-  if (body === null) return new Uint8Array();
-  const reader = body.getReader();
   const chunks: Uint8Array[] = [];
+  for await (const chunk of boundedParts(body, options)) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+/** @throws ReadonceError `payload_too_large` */
+async function* boundedParts(
+  body: ReadableStream<Uint8Array> | null,
+  options: BodyOptions,
+): AsyncGenerator<Uint8Array, undefined> {
+  if (body === null) return;
+  const reader = body.getReader();
   let size = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return Buffer.concat(chunks, size);
-    size += value.byteLength;
-    if (size > options.maxBytes) {
-      void discard(reader);
-      throw tooLarge(options);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      size += value.byteLength;
+      if (size > options.maxBytes) throw tooLarge(options);
+      yield value;
     }
-    chunks.push(value);
+  } finally {
+    void discard(reader);
   }
 }
 
@@ -94,10 +129,10 @@ function decode(bytes: Uint8Array): string {
   }
 }
 
-function tooLarge({ maxBytes }: BodyOptions): ReadonceError {
+function tooLarge({ maxBytes, advice = 'Split the document.' }: BodyOptions): ReadonceError {
   return new ReadonceError(
     'payload_too_large',
-    `Expected at most ${maxBytes} bytes for the body but got more. Split the document.`,
+    `Expected at most ${maxBytes} bytes for the body but got more. ${advice}`,
     { details: { maxBytes } },
   );
 }

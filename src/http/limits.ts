@@ -2,6 +2,8 @@
 export interface HttpLimits {
   /** Largest request body, bytes; enforced while it arrives. */
   readonly maxBodyBytes: number;
+  /** Largest imported file, bytes; enforced while it arrives. */
+  readonly maxImportBytes: number;
   /** Time between comments that keep an idle event stream open through proxies. */
   readonly heartbeatMs: number;
 }
@@ -9,5 +11,6 @@ export interface HttpLimits {
 /** 10 MiB is the contract's; proxies commonly close streams that are silent for half a minute. */
 export const defaultHttpLimits: HttpLimits = {
   maxBodyBytes: 10 * 2 ** 20,
+  maxImportBytes: 4 * 2 ** 30,
   heartbeatMs: 15_000,
 };

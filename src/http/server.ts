@@ -10,6 +10,9 @@ import { problemMediaType, problemOf } from './problem.ts';
 /** How long running answers may take to finish once the server is told to close. */
 export const defaultShutdownMs = 10_000;
 
+/** How long a request may take to arrive: large files come over slow lines. */
+const maxRequestMs = 3_600_000;
+
 /** What to serve, and where. Who may reach the address was decided by the configuration. */
 export interface ListenOptions {
   readonly app: Pick<App, 'fetch'>;
@@ -35,9 +38,12 @@ export interface HttpServer {
 /** Serves `app`; resolves when it listens, rejects with Node's error if it cannot (port taken). */
 export async function listen(options: ListenOptions): Promise<HttpServer> {
   const handle = getRequestListener(options.app.fetch, { errorHandler: badRequest });
-  const server = createServer((request: IncomingMessage, response: ServerResponse) => {
-    void handle(request, response);
-  });
+  const server = createServer(
+    { requestTimeout: maxRequestMs },
+    (request: IncomingMessage, response: ServerResponse) => {
+      void handle(request, response);
+    },
+  );
   const connections = new Connections(server);
   server.on('clientError', refuseMalformed);
   await start(server, options);

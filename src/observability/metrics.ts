@@ -4,7 +4,7 @@ import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom
 const durationBuckets = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180, 600];
 
 /** What may become of a PUT: the label of `readonce_ingests_total`. */
-export type IngestOutcome = 'ingested' | 'reused' | 'joined' | 'failed' | 'cancelled';
+export type IngestOutcome = 'ingested' | 'derived' | 'reused' | 'joined' | 'failed' | 'cancelled';
 /** How a query may end: the label of `readonce_queries_total`. */
 export type QueryOutcome = 'stop' | 'length' | 'cancelled' | 'failed';
 
@@ -26,6 +26,8 @@ export interface Metrics {
   readonly completionTokens: Counter;
   readonly cacheHits: Counter<'source'>;
   readonly runningQueries: Gauge;
+  readonly storeContexts: Gauge<'state'>;
+  readonly storeBytes: Gauge<'state'>;
 }
 
 /**
@@ -40,7 +42,8 @@ export function createMetrics(): Metrics {
     new Counter<T>({ name, help, labelNames, registers });
   const seconds = <T extends string>(name: string, help: string, labelNames: readonly T[] = []) =>
     new Histogram<T>({ name, help, labelNames, registers, buckets: durationBuckets });
-  const gauge = (name: string, help: string) => new Gauge({ name, help, registers });
+  const gauge = <T extends string>(name: string, help: string, labelNames: readonly T[] = []) =>
+    new Gauge<T>({ name, help, labelNames, registers });
   return {
     registry,
     httpRequests: counter('readonce_http_requests_total', 'HTTP requests answered.', [
@@ -81,5 +84,7 @@ export function createMetrics(): Metrics {
       ['source'],
     ),
     runningQueries: gauge('readonce_running_queries', 'Queries running or queued.'),
+    storeContexts: gauge('readonce_store_contexts', 'Contexts in the store, by state.', ['state']),
+    storeBytes: gauge('readonce_store_bytes', "Bytes of the store's file, by use.", ['state']),
   };
 }

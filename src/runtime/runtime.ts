@@ -20,13 +20,23 @@ export interface DenseCache {
   close(): void;
 }
 
+/** How much memory a loaded context takes. */
+export interface RaggedShape {
+  /** Context rows of each head, `[layers · kvHeads]`. */
+  readonly lengths: Uint32Array;
+  /** Rows for the tokens of a request behind each head's context rows. */
+  readonly tailCapacity: number;
+}
+
 /**
  * A loaded context: each head has its own number of rows, in any order, followed by a tail that all
  * heads share the length of: the pairs of a query's and its answer's tokens, appended in place.
  */
 export interface RaggedCache {
-  /** Context rows of each head, `[layers · kvHeads]`. */
+  /** Context rows of each head that attention sees, `[layers · kvHeads]`. */
   readonly lengths: Uint32Array;
+  /** Context rows of each head in memory; `lengths` is at most these. */
+  readonly heldLengths: Uint32Array;
   /** Rows behind the context rows that hold tokens of the running request. */
   readonly tailLength: number;
   readonly tailCapacity: number;
@@ -37,8 +47,18 @@ export interface RaggedCache {
   values(head: number): Float32Array;
   /** Forgets tail rows from `length` on. */
   truncateTail(length: number): void;
-  /** Makes room for at least `capacity` tail rows; keeps what is stored. */
-  reserveTail(capacity: number): void;
+  /**
+   * Shows attention the first `lengths[head]` of the rows held and no others; those are kept. The
+   * tail must be empty. Copies at most `tailCapacity` rows of a head.
+   */
+  attendTo(lengths: Uint32Array): void;
+  /**
+   * Takes or gives back memory. A head's first rows stay, as many as it had and has; those beyond
+   * are uninitialised until the caller fills them. Attention sees all of them. The tail must be
+   * empty. Copies every row that stays, one head after another; after an error only `close` is
+   * allowed.
+   */
+  resize(shape: RaggedShape): void;
   close(): void;
 }
 

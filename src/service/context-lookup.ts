@@ -1,6 +1,7 @@
 import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { contextIdPattern } from '../core/identity.ts';
+import { faultOf } from '../../storage/fault.ts';
 import type { Ingestion } from './ingestion.ts';
 import type { FailedIngestion, Ingestions } from './ingestions.ts';
 import type { ServiceDeps } from './deps.ts';
@@ -28,7 +29,7 @@ export class ContextLookup {
     const ingestion = this.#ingestions.running(id);
     if (ingestion?.cancelled !== undefined) throw notFound();
     if (ingestion !== undefined) return { status: 'ingesting', ingestion };
-    const stored = this.#deps.store.get(id);
+    const stored = this.#intact(id);
     if (stored !== undefined) {
       if (hasExpired(stored.usage, this.#deps.clock.nowMs())) throw gone();
       return { status: 'ready', stored };
@@ -36,6 +37,19 @@ export class ContextLookup {
     const failed = this.#ingestions.failed(id);
     if (failed === undefined) throw notFound();
     return { status: 'failed', failed };
+  }
+
+  /** What fails a check is quarantined: the next look finds nothing, and a PUT rebuilds it. */
+  #intact(id: string): StoredContext | undefined {
+    const { store } = this.#deps;
+    try {
+      return store.get(id);
+    } catch (error) {
+      if (error instanceof ReadonceError && error.code === 'corrupt_record') {
+        store.quarantine(id, faultOf(error));
+      }
+      throw error;
+    }
   }
 
   /** @throws ReadonceError `conflict` if it is not ready, and what `find` throws */

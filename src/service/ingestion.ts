@@ -1,7 +1,7 @@
 import type { ContextUsage, StoredContext } from '../core/context.ts';
 import type { ReadonceError } from '../core/errors.ts';
 import { asReadonceError } from '../core/errors.ts';
-import type { IngestProgress } from '../engine/protocol.ts';
+import type { Ingested, IngestProgress } from '../engine/protocol.ts';
 import type { PendingContext } from './context-view.ts';
 
 /** What an ingestion tells those who follow it; the last event is `ready` or `failed`. */
@@ -13,10 +13,7 @@ export type IngestionEvent =
 /** How an ingestion does its work. */
 export interface IngestionWork {
   /** Runs the engine; stops early when `signal` aborts. */
-  ingest(
-    onProgress: (progress: IngestProgress) => void,
-    signal: AbortSignal,
-  ): Promise<StoredContext>;
+  ingest(onProgress: (progress: IngestProgress) => void, signal: AbortSignal): Promise<Ingested>;
   /** Applies changes of usage that came in after the engine was started. */
   update(change: Partial<ContextUsage>): Promise<StoredContext | undefined>;
 }
@@ -27,7 +24,7 @@ export interface IngestionWork {
  */
 export class Ingestion {
   /** Resolves when the context is stored; rejects with a `ReadonceError`. */
-  readonly result: Promise<StoredContext>;
+  readonly result: Promise<Ingested>;
   readonly #abort = new AbortController();
   readonly #listeners = new Set<(event: IngestionEvent) => void>();
   #pending: PendingContext;
@@ -79,7 +76,7 @@ export class Ingestion {
     return () => this.#listeners.delete(listener);
   }
 
-  async #run(work: IngestionWork): Promise<StoredContext> {
+  async #run(work: IngestionWork): Promise<Ingested> {
     // Not before the constructor has returned: the engine may report at once.
     await Promise.resolve();
     try {
@@ -87,7 +84,8 @@ export class Ingestion {
         this.#latest = progress;
         this.#emit({ kind: 'progress', progress });
       };
-      let stored = await work.ingest(onProgress, this.#abort.signal);
+      const ingested = await work.ingest(onProgress, this.#abort.signal);
+      let { stored } = ingested;
       while (Object.keys(this.#change).length > 0) {
         const change = this.#change;
         this.#change = {};
@@ -96,7 +94,7 @@ export class Ingestion {
       this.#over = true;
       if (this.#cancelled !== undefined) throw this.#cancelled;
       this.#emit({ kind: 'ready', stored });
-      return stored;
+      return { ...ingested, stored };
     } catch (thrown) {
       const error = this.#cancelled ?? asReadonceError(thrown);
       this.#emit({ kind: 'failed', error });

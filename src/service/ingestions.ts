@@ -1,7 +1,7 @@
 import { assert } from '../core/assert.ts';
-import type { StoredContext } from '../core/context.ts';
 import type { ReadonceError } from '../core/errors.ts';
 import { asReadonceError } from '../core/errors.ts';
+import type { Ingested } from '../engine/protocol.ts';
 import type { PendingContext } from './context-view.ts';
 import { Ingestion, type IngestionWork } from './ingestion.ts';
 
@@ -14,7 +14,7 @@ export interface FailedIngestion {
 /** Who is told how ingestions go: metrics and the log. */
 export interface IngestionObserver {
   onStarted(): void;
-  onReady(stored: StoredContext): void;
+  onReady(ingested: Ingested): void;
   onFailed(failed: FailedIngestion): void;
   onCancelled(): void;
   /** After any of the three above. */

@@ -6,6 +6,8 @@ export interface ServiceLimits {
   readonly maxIdentifies: number;
   /** Queries running or queued. */
   readonly maxQueuedQueries: number;
+  /** Context files being imported. Each is on the disk as far as it came, and a head in memory. */
+  readonly maxImports: number;
   /** Open event streams. */
   readonly maxEventStreams: number;
   /** Progress events waiting for a slow reader of an event stream; later ones are dropped. */
@@ -23,6 +25,7 @@ export const defaultServiceLimits: ServiceLimits = {
   maxQueuedIngests: 64,
   maxIdentifies: 32,
   maxQueuedQueries: 256,
+  maxImports: 2,
   maxEventStreams: 256,
   maxBufferedEvents: 64,
   maxFailedContexts: 1000,

@@ -34,8 +34,8 @@ export interface PutOptions {
 /** The context as it is now, and who computed it. */
 export interface PutResult {
   /**
-   * `created`: this request ingested it. `reused`: it was stored, or another request ingested it.
-   * `accepted`: it is being ingested.
+   * `created`: this request ingested it, or had it derived from a stored one. `reused`: it was
+   * stored, or another request ingested it. `accepted`: it is being ingested.
    */
   readonly outcome: 'created' | 'reused' | 'accepted';
   readonly context: ContextView;
@@ -128,13 +128,15 @@ export class PutContext {
       }
       this.#deps.metrics.ingests.inc({ outcome: 'joined' });
       if (!wait) return accepted(running, true);
-      return { outcome: 'reused', context: readyView(await running.result, true) };
+      const { stored } = await running.result;
+      return { outcome: 'reused', context: readyView(stored, true) };
     }
     // It may have been stored since the engine looked: ask again rather than ingest twice.
     if (this.#deps.store.get(identified.id) !== undefined) return undefined;
     const started = this.#start(request, identified, change);
     if (!wait) return accepted(started, false);
-    return { outcome: 'created', context: readyView(await started.result, false) };
+    const { stored, derived } = await started.result;
+    return { outcome: 'created', context: readyView(stored, derived) };
   }
 
   #start(

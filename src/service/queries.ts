@@ -82,9 +82,8 @@ export class Queries {
       const waitedMs = this.#deps.clock.monotonicMs() - options.arrivedAtMs;
       const request = { contextId, query, sampling: sampling(input), keepRatio: input.keepRatio };
       const answering = this.#deps.engine.query(request, (text) => options.onText(text), signal);
-      // The store syncs to disk in this thread: while the engine answers, not before.
-      const [answered] = await Promise.all([answering, this.#touch(contextId)]);
-      const answer = countFromArrival(answered, waitedMs);
+      this.#deps.store.touch(contextId, this.#deps.clock.nowMs());
+      const answer = countFromArrival(await answering, waitedMs);
       this.#observe(answer);
       return {
         id: `ans_${randomBytes(16).toString('hex')}`,
@@ -98,15 +97,6 @@ export class Queries {
     } finally {
       leave();
       metrics.runningQueries.set(this.#places.taken);
-    }
-  }
-
-  /** Notes the use; an answer does not fail because that could not be written. */
-  async #touch(contextId: string): Promise<void> {
-    try {
-      await this.#deps.store.update(contextId, { lastUsedAtMs: this.#deps.clock.nowMs() });
-    } catch (error) {
-      this.#deps.logger.warn({ err: error, contextId }, 'could not note the use of a context');
     }
   }
 

@@ -6,6 +6,8 @@ import type { ServiceDeps } from './deps.ts';
 import { Ingestions, type IngestionObserver } from './ingestions.ts';
 import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
 import { Queries } from './queries.ts';
+import { StoreGauges } from './store-gauges.ts';
+import { Transfers } from './transfers.ts';
 
 /** A scoring method as clients see it. */
 export interface MethodView {
@@ -36,6 +38,8 @@ export interface ModelView {
 export class Service {
   readonly contexts: Contexts;
   readonly queries: Queries;
+  readonly transfers: Transfers;
+  readonly storeGauges: StoreGauges;
   readonly #deps: ServiceDeps;
   readonly #ingestions: Ingestions;
   readonly #put: PutContext;
@@ -47,6 +51,8 @@ export class Service {
     this.#put = new PutContext(deps, this.#ingestions);
     this.contexts = new Contexts(deps, lookup, this.#ingestions);
     this.queries = new Queries(deps, lookup);
+    this.transfers = new Transfers(deps, lookup);
+    this.storeGauges = new StoreGauges(deps);
   }
 
   /** See `PutContext.put`. */
@@ -107,8 +113,12 @@ export class Service {
 function observer({ metrics, logger }: ServiceDeps): IngestionObserver {
   return {
     onStarted: () => metrics.runningIngests.inc(),
-    onReady: ({ record }) => {
-      metrics.ingests.inc({ outcome: 'ingested' });
+    onReady: ({ stored: { record }, derived }) => {
+      metrics.ingests.inc({ outcome: derived ? 'derived' : 'ingested' });
+      if (derived) {
+        logger.info({ contextId: record.id, timings: record.timings }, 'context derived');
+        return;
+      }
       metrics.ingestSeconds.observe(record.timings.totalMs / 1000);
       metrics.ingestedTokens.inc(record.document.tokens);
       logger.info(

@@ -28,6 +28,19 @@ describe.each([...budgets])('budget %s', (name, budget) => {
     expect([...kept.positions]).toEqual(inOrder);
   });
 
+  it('could keep what it keeps, and not a pair more or less', () => {
+    for (const keepRatio of [0.001, 0.3, 1]) {
+      const counts = [...budget.select(someScores(), layout, keepRatio).counts];
+      const could = (change: number): boolean =>
+        budget.couldKeep({
+          counts: counts.with(2, (counts[2] ?? 0) + change),
+          documentTokens: tokens,
+          keepRatio,
+        });
+      expect([could(-1), could(0), could(1)]).toEqual([false, true, false]);
+    }
+  });
+
   it('leaves the scores as they were', () => {
     const scores = someScores();
     budget.select(scores, layout, 0.3);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { precisions } from '../../src/compression/registry.ts';
-import { AssertionError } from '../../src/core/assert.ts';
+import { AssertionError, defined } from '../../src/core/assert.ts';
 
 const rows = 6;
 const headDim = 8;
@@ -61,6 +61,21 @@ describe.each([...precisions])('precision %s', (name, precision) => {
     const values = someRows();
     const prefix = encode(values.subarray(0, 2 * headDim));
     expect(encode(values).subarray(0, prefix.length)).toEqual(prefix);
+  });
+
+  it('gives the same bytes from values that finer precisions stored', () => {
+    expect(precision.exactFrom).not.toContain(name);
+    for (const finerName of precision.exactFrom) {
+      const finer = defined(precisions.get(finerName), `precision ${finerName}`);
+      const stored = new Uint8Array(finer.encodedBytes(rows, headDim));
+      const values = new Float32Array(rows * headDim);
+      for (let seed = 1; seed <= 50; seed++) {
+        const exact = someRows().map((value) => Math.fround(value * Math.sin(seed)));
+        finer.encode(exact, stored, headDim);
+        finer.decode(stored, values, headDim);
+        expect(encode(values)).toEqual(encode(exact));
+      }
+    }
   });
 
   it('reads and writes bytes at any offset', () => {

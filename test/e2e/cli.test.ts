@@ -51,6 +51,33 @@ describe('the commands', () => {
     expect(JSON.parse(ask.stdout)).toMatchObject({ object: 'answer', contextId: context.id });
   });
 
+  it('export a context, import it after it was removed, and answer from it as before', async () => {
+    const put = await readonce(['put', '-'], observatory);
+    const id = put.stdout.split('\n')[0] ?? '';
+    const question = 'Where was the lens of the main telescope ground?';
+    const before = await readonce(['ask', id, question]);
+    const file = join(workspace.folder, 'observatory.readonce');
+    expect(await readonce(['export', id, '-o', file])).toMatchObject({
+      status: 0,
+      stdout: `${file}\n`,
+    });
+    expect((await readonce(['rm', id])).status).toBe(0);
+    expect((await readonce(['ask', id, question])).status).toBe(1);
+
+    expect((await readonce(['import', file])).stdout).toMatch(new RegExp(`^${id}\n`));
+    const after = await readonce(['ask', id, question]);
+    expect(after).toMatchObject({ status: 0, stdout: before.stdout });
+    expect((await readonce(['import', file])).stdout).toContain('it was stored already');
+  });
+
+  it('look after the data folder while the server uses it', async () => {
+    const verify = await readonce(['store', 'verify', '--data', workspace.data]);
+    expect(verify).toMatchObject({ status: 0, stderr: '' });
+    expect(verify.stdout).toMatch(/contexts are intact/);
+    const stats = await readonce(['store', 'stats', '--data', workspace.data, '--json']);
+    expect(JSON.parse(stats.stdout)).toMatchObject({ damaged: 0, quarantined: { contexts: 0 } });
+  });
+
   it("end with status 1 and the problem's detail on stderr", async () => {
     const unknown = await readonce(['ask', `ctx_${'0'.repeat(40)}`, 'Who?']);
     expect(unknown).toMatchObject({ status: 1, stdout: '' });

@@ -3,11 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
+import type { CompressionSpec } from '../../src/core/compression-spec.ts';
 import type { StoredContext } from '../../src/core/context.ts';
 import { EngineHost } from '../../src/engine/engine-host.ts';
-import type { EngineAnswer } from '../../src/engine/protocol.ts';
+import type { EngineAnswer, Ingested } from '../../src/engine/protocol.ts';
 import { createLogger } from '../../src/observability/logger.ts';
 import { openEnvironment, type Environment, type TableName } from '../../storage/environment.ts';
+import { idBytes } from '../../storage/keys.ts';
 import { engineQuery, ingestRequest } from '../support/engine.ts';
 import { modelCache } from '../support/models.ts';
 
@@ -41,8 +43,13 @@ function start(): Promise<EngineHost> {
   return EngineHost.start(options, createLogger({ level: 'silent' }));
 }
 
-function ingest(text = document): Promise<StoredContext> {
-  return host.ingest({ request: ingestRequest(text), onProgress: () => undefined, signal });
+function put(text: string, compression: Partial<CompressionSpec> = {}): Promise<Ingested> {
+  const request = ingestRequest(text, { compression });
+  return host.ingest({ request, onProgress: () => undefined, signal });
+}
+
+async function ingest(text = document): Promise<StoredContext> {
+  return (await put(text)).stored;
 }
 
 function ask(contextId: string, maxTokens = 8): Promise<EngineAnswer> {
@@ -50,9 +57,11 @@ function ask(contextId: string, maxTokens = 8): Promise<EngineAnswer> {
   return host.answer({ query, onText: () => undefined, signal });
 }
 
-/** Flips a bit of the first value in a table of the store. */
-function damage(table: TableName): void {
-  const [entry] = [...environment.tables[table].getRange({ limit: 1 })];
+/** Flips a bit of a context's last value in a table: what was quarantined before lies first. */
+function damage(table: TableName, id: string): void {
+  const start = idBytes(id);
+  const end = Buffer.concat([start, Buffer.alloc(32, 0xff)]);
+  const entry = [...environment.tables[table].getRange({ start, end })].at(-1);
   const { key, value } = defined(entry, `a value in ${table}`);
   const damaged = Buffer.from(value);
   damaged[damaged.length - 1] = (damaged.at(-1) ?? 0) ^ 1;
@@ -64,7 +73,7 @@ describe('a damaged context', () => {
     const { record } = await ingest();
     const expected = await ask(record.id);
     host.unload(record.id);
-    damage('segments');
+    damage('segments', record.id);
     await expect(ask(record.id)).rejects.toMatchObject({ code: 'corrupt_record' });
     const identified = await host.identify(ingestRequest(document));
     expect(identified).toMatchObject({ id: record.id, stored: undefined });
@@ -75,13 +84,46 @@ describe('a damaged context', () => {
 
   it.each(['tokens', 'catalogue'] as const)('is found by a PUT in its %s', async (table) => {
     const { record } = await ingest();
-    damage(table);
+    damage(table, record.id);
     const identified = await host.identify(ingestRequest(document));
     expect(identified).toMatchObject({ id: record.id, stored: undefined });
     await expect(ingest()).resolves.toMatchObject({ record: { id: record.id } });
     await expect(ask(record.id)).resolves.toMatchObject({
       finishReason: expect.any(String) as string,
     });
+  });
+});
+
+describe('a document that is stored with more pairs', () => {
+  it('is derived, and answered as the stored context at that keepRatio', async () => {
+    const text = `${document} None of the trees is older than 90 years.`;
+    const first = await put(text);
+    const derived = await put(text, { keepRatio: 0.2 });
+    expect([first.derived, derived.derived]).toEqual([false, true]);
+    const query = engineQuery(first.stored.record.id, { query: 'How many?', keepRatio: 0.2 });
+    const call = { onText: () => undefined, signal };
+    const expected = await host.answer({ ...call, query });
+    const { id } = derived.stored.record;
+    const answer = await host.answer({ ...call, query: { ...query, contextId: id } });
+    expect(answer.answer).toBe(expected.answer);
+    expect(answer.cache.pairs).toBe(expected.cache.pairs);
+    const request = ingestRequest(text, { compression: { keepRatio: 0.2 } });
+    expect((await host.identify(request)).stored?.record.id).toBe(id);
+  });
+
+  it('is derived though the other one is still being ingested', async () => {
+    const text = `${document} The youngest were planted last year.`;
+    const both = await Promise.all([put(text), put(text, { keepRatio: 0.2, precision: 'int8' })]);
+    expect(both.map(({ derived }) => derived)).toEqual([false, true]);
+  });
+
+  it('is ingested if the stored context is damaged', async () => {
+    const text = `${document} A third of them were grafted.`;
+    const { stored } = await put(text);
+    damage('segments', stored.record.id);
+    const again = await put(text, { keepRatio: 0.2 });
+    expect(again.derived).toBe(false);
+    expect((await host.identify(ingestRequest(text))).stored).toBeUndefined();
   });
 });
 

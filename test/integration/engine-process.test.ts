@@ -82,7 +82,7 @@ describe('an engine process', () => {
     const unknown = await shared.identify(request);
     expect(unknown.stored).toBeUndefined();
     const progress: IngestProgress[] = [];
-    const stored = await shared.ingest(request, (event) => progress.push(event));
+    const { stored } = await shared.ingest(request, (event) => progress.push(event));
     expect(stored.record.id).toBe(unknown.id);
     expect(new Set(progress.map(({ phase }) => phase))).toEqual(
       new Set(['prefill', 'score', 'persist']),
@@ -96,7 +96,7 @@ describe('an engine process', () => {
   });
 
   it('passes errors on with their code, message and details', async () => {
-    const { record } = await shared.ingest(ingestRequest(document), () => undefined);
+    const { record } = (await shared.ingest(ingestRequest(document), () => undefined)).stored;
     const query = engineQuery(record.id, { keepRatio: 0.9 });
     await expect(shared.query(query, () => undefined)).rejects.toMatchObject({
       code: 'invalid_argument',
@@ -106,7 +106,7 @@ describe('an engine process', () => {
   });
 
   it('ends an aborted query with what was answered', async () => {
-    const { record } = await shared.ingest(ingestRequest(document), () => undefined);
+    const { record } = (await shared.ingest(ingestRequest(document), () => undefined)).stored;
     const cancellation = new AbortController();
     const answer = await shared.query(
       engineQuery(record.id, longQuery),
@@ -137,7 +137,7 @@ describe('an engine process', () => {
   });
 
   it('forgets a context when told to', async () => {
-    const { record } = await shared.ingest(ingestRequest(document), () => undefined);
+    const { record } = (await shared.ingest(ingestRequest(document), () => undefined)).stored;
     const source = async (): Promise<string> =>
       (await shared.query(engineQuery(record.id), () => undefined)).cache.source;
     await source();
@@ -150,7 +150,7 @@ describe('an engine process', () => {
 describe('an engine that dies', () => {
   it('refuses what it was asked, comes back, and answers from what it had stored', async () => {
     const pid = defined(shared.pid, 'a process');
-    const { record } = await shared.ingest(ingestRequest(document), () => undefined);
+    const { record } = (await shared.ingest(ingestRequest(document), () => undefined)).stored;
     const query = engineQuery(record.id, { query: question, sampling: { maxTokens: 24 } });
     const before = await shared.query(query, () => undefined);
     // Too long to be done before the first token of an answer.
@@ -207,7 +207,7 @@ describe('closing', () => {
     const engine = start({ storeFolder: join(folder, 'closed') });
     await engine.ready;
     const pid = defined(engine.pid, 'a process');
-    const { record } = await engine.ingest(ingestRequest(document), () => undefined);
+    const { record } = (await engine.ingest(ingestRequest(document), () => undefined)).stored;
     const [running] = await Promise.allSettled([
       engine.query(engineQuery(record.id, longQuery), () => undefined),
       engine.close(),

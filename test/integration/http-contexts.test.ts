@@ -64,6 +64,21 @@ test('the same document again is answered with 200 and reused, trimmed or not', 
   expect(server.engine.ingests).toBe(1);
 });
 
+test('a context that is derived from a stored one is new, and reused nonetheless', async () => {
+  const first = await putReady('text');
+  server.engine.derives = true;
+  const response = await server.put({ document: 'text', compression: { keepRatio: 0.2 } });
+  const derived = await body(response);
+  expect(response.status).toBe(201);
+  expect(response.headers.get('location')).toBe(`/contexts/${derived.id}`);
+  expect(derived.id).not.toBe(first.id);
+  expect(derived).toMatchObject({ reused: true, status: 'ready', compression: { keepRatio: 0.2 } });
+  expect(server.engine.ingests).toBe(1);
+  const metrics = await (await server.request('/metrics')).text();
+  expect(metrics).toContain('readonce_ingests_total{outcome="derived"} 1');
+  expect(metrics).toContain('readonce_ingested_tokens_total 4');
+});
+
 test.each(['text/plain', 'text/markdown; charset=UTF-8'])(
   'a %s body is the document and takes its options from the query string',
   async (type) => {

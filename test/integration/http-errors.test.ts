@@ -1,6 +1,7 @@
 import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { defined } from '../../src/core/assert.ts';
 import { errorTable, ReadonceError, type ErrorCode } from '../../src/core/errors.ts';
 import { startTestServer, type TestServer } from '../support/test-server.ts';
 
@@ -107,7 +108,6 @@ test('an unknown method, budget or precision lists the known ones', async () => 
 });
 
 test.each([
-  { precision: 'int8' },
   { precision: 'int4' },
   { keepRatio: 'auto' },
   { method: 'snapkv' },
@@ -300,10 +300,13 @@ test('a wrong method on a known path is refused with those allowed', async () =>
   expect(get.headers.get('allow')).toBe('POST');
 });
 
-test('a corrupt record is reported as such', async () => {
-  server.store.corrupt.add(id);
+test('a corrupt record is reported as such, and its context is gone then', async () => {
+  const { contexts, corrupt } = server.store;
+  const stored = defined(contexts.get(id), 'the context');
+  corrupt.add(id);
   await problem(await server.request(`/contexts/${id}`), 'corrupt_record');
-  server.store.corrupt.delete(id);
+  await problem(await server.request(`/contexts/${id}`), 'not_found');
+  contexts.set(id, stored);
 });
 
 test('an error of the engine keeps its code and its Retry-After', async () => {

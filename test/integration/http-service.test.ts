@@ -79,6 +79,7 @@ test('the OpenAPI document has every route, its schemas and its problems', async
     'get /contexts',
     'get /contexts/{id}',
     'get /contexts/{id}/events',
+    'get /contexts/{id}/export',
     'get /contexts/{id}/importance',
     'get /healthz',
     'get /methods',
@@ -86,6 +87,7 @@ test('the OpenAPI document has every route, its schemas and its problems', async
     'get /models',
     'get /readyz',
     'patch /contexts/{id}',
+    'post /contexts/import',
     'post /contexts/{id}/query',
     'put /contexts',
   ]);

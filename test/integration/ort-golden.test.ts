@@ -4,7 +4,7 @@ import { globalBudget } from '../../src/compression/budgets/global.ts';
 import { defined } from '../../src/core/assert.ts';
 import { contextTokens, type ContextRecord } from '../../src/core/context.ts';
 import { headCount, type KvLayout } from '../../src/core/kv-layout.ts';
-import { contextLengths } from '../../src/engine/loaded-contexts.ts';
+import { contextLengths } from '../../src/engine/context-rows.ts';
 import type { DenseCache } from '../../src/runtime/runtime.ts';
 import { TestEngine } from '../support/engine.ts';
 import {

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
 import {
+  countHeadsInChild,
   entryCounts,
   killHard,
   noEntries,
@@ -60,6 +61,16 @@ describe('two processes on one folder', () => {
     const gone = once(child, 'exit');
     defined(child.stdin, 'the input of the child').end();
     expect((await gone)[0]).toBe(0);
+  });
+
+  it('store a context once when both write it at the same time', async () => {
+    const folder = storeFolder();
+    const sample = largeSample(1);
+    const store = await openStore({ folder });
+    const asked = await Promise.all([countHeadsInChild(folder, 1), countHeadsInChild(folder, 1)]);
+    expect(asked.sort()).toEqual([0, sample.record.pairCounts.length]);
+    expect(readWhole(store, sample)).toMatchObject(expectedContent(sample));
+    expect(entryCounts(openTables(folder))).toMatchObject({ catalogue: 1, unfinished: 0 });
   });
 
   it("leave each other's unfinished work alone, and wait for it", async () => {

@@ -5,7 +5,9 @@ import type { CompressionSpec } from '../../src/core/compression-spec.ts';
 import { systemClock } from '../../src/core/clock.ts';
 import type { StoredContext } from '../../src/core/context.ts';
 import { answer, type AnswerCall } from '../../src/engine/answer.ts';
+import { derive } from '../../src/engine/derive.ts';
 import { DeviceTurns } from '../../src/engine/device-turns.ts';
+import { tokenizeDocument } from '../../src/engine/document.ts';
 import { ingest, type IngestCall } from '../../src/engine/ingest.ts';
 import { KeyedQueue } from '../../src/engine/keyed-queue.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
@@ -20,7 +22,7 @@ import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
 import type { Runtime } from '../../src/runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { openContextStore } from '../../storage/open-store.ts';
+import { openContextStore, type StoreOptions } from '../../storage/open-store.ts';
 
 export interface TestEngineOptions {
   readonly checkpoint: Checkpoint;
@@ -28,6 +30,7 @@ export interface TestEngineOptions {
   readonly poolBytes?: number;
   /** Default: what the engine process uses. */
   readonly sliceTokens?: number;
+  readonly storeOptions?: Pick<StoreOptions, 'pieceBytes' | 'onRead'>;
 }
 
 /** An engine in this process, over a real store in a temporary folder, with its parts in reach. */
@@ -39,28 +42,31 @@ export class TestEngine {
   readonly queue = new KeyedQueue();
   readonly clock = systemClock;
   readonly sliceTokens: number;
-  readonly #folder: string;
+  /** Contexts that `derive` could not use. */
+  readonly unusable: string[] = [];
   readonly #poolBytes: number;
+  readonly #storeOptions: StoreOptions;
   #store: ContextStore;
   #loaded: LoadedContexts;
 
   private constructor(
     { checkpoint, poolBytes = 2 ** 40, sliceTokens = 256 }: TestEngineOptions,
-    parts: { readonly folder: string; readonly store: ContextStore },
+    parts: { readonly storeOptions: StoreOptions; readonly store: ContextStore },
   ) {
     this.checkpoint = checkpoint;
     this.sliceTokens = sliceTokens;
     this.runtime = createOrtCpuRuntime(checkpoint, { threads: 2 });
     this.stepper = new Stepper(this.runtime, this.turns);
     this.#poolBytes = poolBytes;
-    this.#folder = parts.folder;
+    this.#storeOptions = parts.storeOptions;
     this.#store = parts.store;
     this.#loaded = this.#createLoaded();
   }
 
   static async open(options: TestEngineOptions): Promise<TestEngine> {
     const folder = mkdtempSync(join(tmpdir(), 'readonce-engine-'));
-    return new TestEngine(options, { folder, store: await openContextStore({ folder }) });
+    const storeOptions = { ...options.storeOptions, folder };
+    return new TestEngine(options, { storeOptions, store: await openContextStore(storeOptions) });
   }
 
   get store(): ContextStore {
@@ -71,21 +77,29 @@ export class TestEngine {
     return this.#loaded;
   }
 
+  /** Where the store is, for tests that look into it. */
+  get folder(): string {
+    return this.#storeOptions.folder;
+  }
+
   /** Forgets what is in memory and opens the store anew. */
   async restart(): Promise<void> {
     this.#loaded.close();
     await this.#store.close();
-    this.#store = await openContextStore({ folder: this.#folder });
+    this.#store = await openContextStore(this.#storeOptions);
     this.#loaded = this.#createLoaded();
   }
 
   ingest(document: string, options: IngestOptions = {}): Promise<StoredContext> {
-    const { request, onProgress, signal } = options;
-    return ingest(this, {
-      request: ingestRequest(document, request),
-      onProgress: onProgress ?? (() => undefined),
-      signal: signal ?? new AbortController().signal,
-    });
+    return ingest(this, this.#ingestCall(document, options));
+  }
+
+  /** Like `ingest`, but from a stored context; undefined if there is none. */
+  derive(document: string, options: IngestOptions = {}): Promise<StoredContext | undefined> {
+    const onUnusable = (contextId: string): void => void this.unusable.push(contextId);
+    const { checkpoint, store, clock } = this;
+    const parts = { checkpoint, store, clock, onUnusable };
+    return derive(parts, this.#ingestCall(document, options));
   }
 
   answer(contextId: string, options: AnswerOptions = {}): Promise<EngineAnswer> {
@@ -105,7 +119,17 @@ export class TestEngine {
     this.#loaded.close();
     this.runtime.close();
     await this.#store.close();
-    rmSync(this.#folder, { recursive: true });
+    rmSync(this.folder, { recursive: true });
+  }
+
+  #ingestCall(document: string, options: IngestOptions): IngestCall {
+    const request = ingestRequest(document, options.request);
+    return {
+      request,
+      document: tokenizeDocument(this.checkpoint, request),
+      onProgress: options.onProgress ?? (() => undefined),
+      signal: options.signal ?? new AbortController().signal,
+    };
   }
 
   #createLoaded(): LoadedContexts {
@@ -114,7 +138,7 @@ export class TestEngine {
   }
 }
 
-export type IngestOptions = Partial<Omit<IngestCall, 'request'>> & {
+export type IngestOptions = Partial<Omit<IngestCall, 'request' | 'document'>> & {
   readonly request?: IngestRequestOptions;
 };
 

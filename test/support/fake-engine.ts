@@ -9,6 +9,7 @@ import type {
   EngineState,
   Identified,
   IdentifyRequest,
+  Ingested,
   IngestProgress,
   IngestRequest,
 } from '../../src/engine/protocol.ts';
@@ -54,9 +55,12 @@ export class FakeEngine implements Engine {
     modelDescription: 'Answers with the question turned round.',
     fingerprint: 'sha256:fake',
     contextLength: 1000,
+    layout,
     device: 'cpu',
   };
   identifies = 0;
+  /** Whether what is ingested is derived from a stored context. */
+  derives = false;
   ingests = 0;
   readonly queries: EngineQuery[] = [];
   readonly unloaded: string[] = [];
@@ -96,17 +100,18 @@ export class FakeEngine implements Engine {
     request: IngestRequest,
     onProgress: (progress: IngestProgress) => void,
     signal?: AbortSignal,
-  ): Promise<StoredContext> {
+  ): Promise<Ingested> {
     this.#checkAlive();
-    this.ingests++;
     this.#countAborts(signal);
+    if (this.derives) return { stored: await this.#write(request), derived: true };
+    this.ingests++;
     const total = request.document.length;
     onProgress({ phase: 'prefill', done: total, total });
     await this.ingestGate?.pass(signal);
     if (this.ingestFailure !== undefined) throw this.ingestFailure;
     onProgress({ phase: 'score', done: total, total });
     onProgress({ phase: 'persist', done: 6, total: 6 });
-    return this.#write(request);
+    return { stored: await this.#write(request), derived: false };
   }
 
   async query(
@@ -157,6 +162,7 @@ export class FakeEngine implements Engine {
     return this.#store.write({
       record: {
         id,
+        family: `fam_${'0'.repeat(40)}`,
         tenant: request.tenant,
         model: { id: 'fake', fingerprint: 'sha256:fake' },
         document: { bytes: Buffer.byteLength(request.document), tokens, sha256: 'fake' },

@@ -1,18 +1,24 @@
+import { tmpdir } from 'node:os';
 import type { ContextUsage, StoredContext } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { pairBytes } from '../../src/core/kv-layout.ts';
 import type {
+  Collected,
   ContextStore,
   ContextWrite,
   HeadPairs,
   HeadRanking,
   ListOptions,
   ListPage,
+  QuarantinedContext,
+  StoreStats,
   TokenIds,
+  VerifiedContext,
 } from '../../storage/context-store.ts';
 
 /** A context store in memory: what the service needs of one, without pairs. */
 export class FakeStore implements ContextStore {
+  readonly folder = tmpdir();
   readonly contexts = new Map<string, StoredContext>();
   /** Ids whose records fail their checksum. */
   readonly corrupt = new Set<string>();
@@ -21,6 +27,10 @@ export class FakeStore implements ContextStore {
   get(id: string): StoredContext | undefined {
     if (this.corrupt.has(id)) throw new ReadonceError('corrupt_record', 'Checksum differs.');
     return this.contexts.get(id);
+  }
+
+  family(family: string): readonly StoredContext[] {
+    return [...this.contexts.values()].filter(({ record }) => record.family === family);
   }
 
   list({ limit, cursor, label }: ListOptions): ListPage {
@@ -76,9 +86,51 @@ export class FakeStore implements ContextStore {
     return this.contexts.delete(id);
   }
 
+  touch(id: string, usedAtMs: number): void {
+    const stored = this.contexts.get(id);
+    if (stored === undefined) return;
+    const usage = { ...stored.usage, lastUsedAtMs: usedAtMs };
+    this.contexts.set(id, { ...stored, usage });
+  }
+
   async sweep(): Promise<number> {
     return 0;
   }
+
+  quarantine(id: string): boolean {
+    this.corrupt.delete(id);
+    return this.contexts.delete(id);
+  }
+
+  listQuarantined(): readonly QuarantinedContext[] {
+    return [];
+  }
+
+  async purgeQuarantine(): Promise<number> {
+    return 0;
+  }
+
+  async *verify(): AsyncGenerator<VerifiedContext> {}
+
+  stats(): StoreStats {
+    return {
+      contexts: this.contexts.size,
+      contextBytes: 0,
+      damaged: this.corrupt.size,
+      quarantined: { contexts: 0, bytes: 0 },
+      unfinished: 0,
+      usedBytes: 4096,
+      freeBytes: 0,
+      fileBytes: 4096,
+      fragmentation: 1,
+    };
+  }
+
+  async gc(): Promise<Collected> {
+    return { unfinished: 0, expired: 0, quarantined: 0, stray: 0 };
+  }
+
+  async compactTo(): Promise<void> {}
 
   async close(): Promise<void> {}
 }

@@ -8,7 +8,7 @@ import { onTestFinished } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
 import type { Clock } from '../../src/core/clock.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { openEnvironment, type Environment } from '../../storage/environment.ts';
+import { openEnvironment, type Environment, type TableName } from '../../storage/environment.ts';
 import { openContextStore, type StoreOptions } from '../../storage/open-store.ts';
 
 /** A folder that goes when the test ends. */
@@ -32,6 +32,25 @@ export function openTables(folder: string): Environment {
   return env;
 }
 
+/** A key and its value. */
+export interface Entry {
+  readonly table: TableName;
+  readonly key: Buffer;
+  readonly value: Buffer;
+}
+
+/** What some tables hold, in order. */
+export function entries(env: Environment, tables: readonly TableName[]): Entry[] {
+  return env.read((transaction) =>
+    tables.flatMap((table) =>
+      Array.from(
+        env.tables[table].getRange({ start: Buffer.from([0]), transaction }),
+        ({ key, value }) => ({ table, key: Buffer.from(key), value: Buffer.from(value) }),
+      ),
+    ),
+  );
+}
+
 /** Entries of each table that holds something of contexts. */
 export function entryCounts(env: Environment): Readonly<Record<string, number>> {
   const names = Object.keys(env.tables).filter((name) => name !== 'store');
@@ -52,7 +71,10 @@ export const noEntries = {
   catalogue: 0,
   usage: 0,
   created: 0,
+  expires: 0,
+  families: 0,
   unfinished: 0,
+  quarantine: 0,
 };
 
 /** A clock that stands where it is put. */
@@ -76,13 +98,27 @@ export async function writeInChild(
   seed: number,
   stage: StallStage,
 ): Promise<ChildProcess> {
+  const { child, said } = startWriter(folder, seed, stage);
+  await said;
+  return child;
+}
+
+/** As `writeInChild`, until it is done: how many heads the child was asked for. */
+export async function countHeadsInChild(folder: string, seed: number): Promise<number> {
+  const { child, said } = startWriter(folder, seed, 'none');
+  const [, heads] = (await said).split(' ');
+  defined(child.stdin, 'the input of the child').end();
+  return Number(heads);
+}
+
+function startWriter(folder: string, seed: number, stage: StallStage) {
   const script = fileURLToPath(new URL('storage-writer.ts', import.meta.url));
   const child = spawn(process.execPath, ['--import', 'tsx', script, folder, String(seed), stage], {
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   onTestFinished(() => void child.kill('SIGKILL'));
-  await once(defined(child.stdout, 'the output of the child'), 'data');
-  return child;
+  const said = once(defined(child.stdout, 'the output of the child'), 'data');
+  return { child, said: said.then(([text]) => String(text)) };
 }
 
 /** Ends a process by SIGKILL and waits until it is gone. */

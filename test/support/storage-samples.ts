@@ -6,6 +6,7 @@ import type {
   ContextWrite,
   HeadPairs,
   HeadRanking,
+  RowRange,
 } from '../../storage/context-store.ts';
 
 /** What a sample context is like; everything not given is small. */
@@ -20,6 +21,7 @@ export interface SampleOptions {
   readonly kept?: readonly number[];
   readonly precision?: string;
   readonly tenant?: string;
+  readonly fingerprint?: string;
   readonly createdAtMs?: number;
   readonly usage?: Partial<ContextUsage>;
 }
@@ -30,6 +32,10 @@ export interface Sample extends ContextWrite {
 
 export function sampleId(seed: number): string {
   return `ctx_${seed.toString(16).padStart(40, '0')}`;
+}
+
+export function sampleFamily(seed: number): string {
+  return `fam_${seed.toString(16).padStart(40, '0')}`;
 }
 
 /** A context whose bytes are noise, the same at each call. */
@@ -48,8 +54,9 @@ export function sampleContext(options: SampleOptions): Sample {
   return {
     record: {
       id: sampleId(seed),
+      family: sampleFamily(seed),
       tenant: options.tenant ?? '',
-      model: { id: 'reader-mini', fingerprint: 'sha256:00' },
+      model: { id: 'reader-mini', fingerprint: options.fingerprint ?? 'sha256:00' },
       document: { bytes: 100, tokens: documentTokens, sha256: '00' },
       compression: {
         method: 'kvzip',
@@ -102,14 +109,14 @@ export interface PairDigests {
   readonly values: string;
 }
 
-/** The first `rows` pairs of a head (default all). */
+/** Rows [from, to) of a head (default all). */
 export function collectPairs(
   store: ContextStore,
-  options: { readonly id: string; readonly head: number; readonly rows?: number },
+  options: { readonly id: string; readonly head: number } & RowRange,
 ): PairDigests {
   const [keys, values] = [createHash('sha256'), createHash('sha256')];
   let rows = 0;
-  for (const piece of store.readPairs(options.id, options.head, options.rows)) {
+  for (const piece of store.readPairs(options.id, options.head, options)) {
     keys.update(piece.keys);
     values.update(piece.values);
     rows += piece.rows;
@@ -117,15 +124,15 @@ export function collectPairs(
   return { rows, keys: keys.digest('hex'), values: values.digest('hex') };
 }
 
-/** What `collectPairs` must give for the first `rows` of a sample's pairs (default all). */
-export function expectedPairs(sample: Sample, head: number, rows?: number): PairDigests {
+/** What `collectPairs` must give of a sample's pairs. */
+export function expectedPairs(sample: Sample, head: number, range: RowRange = {}): PairDigests {
   const pairs = sample.pairs(head);
-  const end = rows ?? pairs.rows;
+  const { from = 0, to = pairs.rows } = range;
   const digest = (bytes: Uint8Array): string =>
     createHash('sha256')
-      .update(bytes.subarray(0, sample.encodedBytes(end)))
+      .update(bytes.subarray(sample.encodedBytes(from), sample.encodedBytes(to)))
       .digest('hex');
-  return { rows: end, keys: digest(pairs.keys), values: digest(pairs.values) };
+  return { rows: to - from, keys: digest(pairs.keys), values: digest(pairs.values) };
 }
 
 /** Everything the store holds of a context, read and verified. */

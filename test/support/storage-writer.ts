@@ -1,6 +1,7 @@
 /**
  * A process that writes one large context: `FOLDER SEED STAGE`. At the stage it says "stalled" and
- * stands still until it is killed; at stage "none" it says "written" and ends with its input.
+ * stands still until it is killed; at stage "none" it says how many heads it was asked for, and
+ * ends with its input.
  */
 import { once } from 'node:events';
 import type { StallStage } from './storage-harness.ts';
@@ -16,10 +17,12 @@ function stallAt(here: StallStage): void {
 }
 
 const sample = largeSample(Number(seed));
+let heads = 0;
 const store = await openContextStore({ folder });
 await store.write({
   ...sample,
   pairs: (head) => {
+    heads++;
     if (head === 2) stallAt('segments');
     return sample.pairs(head);
   },
@@ -28,6 +31,6 @@ await store.write({
     return sample.ranking(head);
   },
 });
-process.stdout.write('written\n');
+process.stdout.write(`written ${heads}\n`);
 await once(process.stdin.resume(), 'end');
 await store.close();

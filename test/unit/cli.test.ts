@@ -114,12 +114,13 @@ function document(content: string | Uint8Array): string {
   return path;
 }
 
+const commands = ['serve', 'put', 'ask', 'ls', 'rm', 'export', 'import', 'store', 'demo'] as const;
+
 describe('command line', () => {
   it('explains itself with --help, and when nothing is asked', async () => {
     const help = await run(['--help']);
     expect(help).toMatchObject({ status: 0, err: '' });
-    for (const name of ['serve', 'put', 'ask', 'ls', 'rm', 'demo'])
-      expect(help.out).toContain(name);
+    for (const name of commands) expect(help.out).toContain(name);
     expect((await run([])).status).toBe(2);
   });
 
@@ -127,7 +128,7 @@ describe('command line', () => {
     expect(await run(['--version'])).toEqual({ status: 0, out: `${manifest.version}\n`, err: '' });
   });
 
-  it.each(['serve', 'put', 'ask', 'ls', 'rm', 'demo'])('explains %s', async (name) => {
+  it.each(commands)('explains %s', async (name) => {
     const { status, out } = await run([name, '--help']);
     expect(status).toBe(0);
     expect(out).toContain(`readonce ${name}`);
@@ -143,6 +144,13 @@ describe('command line', () => {
     [['put'], /readonce put FILE/],
     [['ask', 'ctx_1'], /readonce ask ID QUESTION/],
     [['rm'], /readonce rm ID/],
+    [['export'], /readonce export ID/],
+    [['import'], /readonce import FILE/],
+    [['store'], /stats, verify, compact, gc/],
+    [['store', 'vacuum'], /stats.*"vacuum"/],
+    [['store', 'stats', 'extra'], /readonce store stats/],
+    [['store', 'compact', 'there'], /readonce store compact/],
+    [['store', 'gc', '--quarantine-days', '-1'], /quarantine-days/],
     [['ls', '--url', 'nowhere'], /--url .*"nowhere"/],
     [['put', 'x', '--keep-ratio', 'half'], /--keep-ratio .*"half"/],
     [['put', 'x', '--label', 'handbook'], /--label .*"handbook"/],

@@ -70,6 +70,7 @@ describe('sources', () => {
       budget: 'uniform',
       precision: 'f32',
       maxBodyBytes: '2048',
+      maxImportBytes: '1048577',
       maxQueuedIngests: '7',
       maxQueuedQueries: '8',
       shutdownMs: '9',

@@ -1,10 +1,12 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { resolvePrecision } from '../../src/compression/registry.ts';
 import { AssertionError } from '../../src/core/assert.ts';
 import type { ContextRecord } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
-import { contextLengths, LoadedContexts } from '../../src/engine/loaded-contexts.ts';
-import type { ContextStore } from '../../storage/context-store.ts';
+import { contextLengths } from '../../src/engine/context-rows.ts';
+import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
+import type { RaggedCache } from '../../src/runtime/runtime.ts';
+import type { ContextStore, HeadPairs } from '../../storage/context-store.ts';
 import { TestEngine } from '../support/engine.ts';
 import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
 
@@ -16,6 +18,8 @@ let b: ContextRecord;
 let c: ContextRecord;
 /** Bytes of one of them with the smallest tail. */
 let contextBytes: number;
+/** Bytes of a key and a value of 16 elements. */
+const rowBytes = 2 * 16 * Float32Array.BYTES_PER_ELEMENT;
 
 beforeAll(async () => {
   random = await randomCheckpoint();
@@ -47,9 +51,43 @@ function request(record: ContextRecord, options: { keepRatio?: number; tailToken
   return { record, keepRatio, tailTokens };
 }
 
-/** Loads contexts one after another and gives each back. */
-function use(loaded: LoadedContexts, ...records: readonly ContextRecord[]): void {
-  for (const record of records) loaded.release(loaded.acquire(request(record)));
+/** Loads contexts one after another, gives each back, and says where its rows were. */
+function use(loaded: LoadedContexts, ...records: readonly ContextRecord[]): readonly string[] {
+  return records.map((record) => {
+    const context = loaded.acquire(request(record));
+    loaded.release(context);
+    return context.source;
+  });
+}
+
+/** The engine's store, and the rows that are read from it; may be made to fail. */
+function watchedStore() {
+  const watched = { rows: 0, failing: false };
+  const store = new Proxy<ContextStore>(engine.store, {
+    get(target, name) {
+      if (name !== 'readPairs') return Reflect.get(target, name).bind(target);
+      return (...args: Parameters<ContextStore['readPairs']>) => {
+        if (watched.failing) throw new ReadonceError('corrupt_record', 'Checksum differs.');
+        return counted(target.readPairs(...args));
+      };
+    },
+  });
+  function* counted(pieces: Iterable<HeadPairs>): Generator<HeadPairs> {
+    for (const piece of pieces) {
+      watched.rows += piece.rows;
+      yield piece;
+    }
+  }
+  return Object.assign(watched, { store });
+}
+
+function total(lengths: ArrayLike<number>): number {
+  return Array.from(lengths).reduce((sum, length) => sum + length, 0);
+}
+
+/** All rows that attention sees, to compare. */
+function seenRows(cache: RaggedCache): readonly (readonly Float32Array[])[] {
+  return Array.from(cache.lengths, (_, head) => [cache.keys(head), cache.values(head)]);
 }
 
 describe('a loaded context', () => {
@@ -79,7 +117,8 @@ describe('a loaded context', () => {
     const keys = [...first.cache.keys(1)];
     loaded.release(first);
     const again = loaded.acquire(request(a, { tailTokens: 500 }));
-    expect(again).toBe(first);
+    expect([first.source, again.source]).toEqual(['disk', 'host']);
+    expect(again.cache).toBe(first.cache);
     expect(again.cache.tailCapacity).toBeGreaterThanOrEqual(500);
     expect([...again.cache.keys(1)]).toEqual(keys);
   });
@@ -103,12 +142,132 @@ describe('a loaded context', () => {
   });
 });
 
+describe('a loaded context at another keepRatio', () => {
+  it('sees fewer rows of those it has, and all of them again', () => {
+    const watched = watchedStore();
+    const loaded = pool(2 ** 30, watched.store);
+    const whole = loaded.acquire(request(a));
+    const expected = seenRows(whole.cache).map((rows) => rows.map((row) => row.slice()));
+    loaded.release(whole);
+    const rows = watched.rows;
+    const lengths = contextLengths(engine.store, a, 0.2);
+    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    expect([short.source, short.cache]).toEqual(['host', whole.cache]);
+    expect(short.cache.lengths).toEqual(lengths);
+    const { headDim } = a.layout;
+    expect(seenRows(short.cache)).toEqual(
+      expected.map((ofHead, head) =>
+        ofHead.map((row) => row.subarray(0, (lengths[head] ?? 0) * headDim)),
+      ),
+    );
+    engine.runtime.forward([{ cache: short.cache, ids: Int32Array.of(5), startPosition: 100 }]);
+    loaded.release(short);
+    const again = loaded.acquire(request(a));
+    expect(again.source).toBe('host');
+    expect(seenRows(again.cache)).toEqual(expected);
+    expect(watched.rows).toBe(rows);
+  });
+
+  it('has only the missing rows read when it is asked for more', () => {
+    const watched = watchedStore();
+    const loaded = pool(2 ** 30, watched.store);
+    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    expect(watched.rows).toBe(total(short.cache.lengths));
+    engine.runtime.forward([{ cache: short.cache, ids: Int32Array.of(5), startPosition: 100 }]);
+    loaded.release(short);
+    const whole = loaded.acquire(request(a));
+    expect(whole.source).toBe('disk');
+    expect(watched.rows).toBe(total(a.pairCounts));
+    const fresh = pool(2 ** 30).acquire(request(a));
+    expect(seenRows(whole.cache)).toEqual(seenRows(fresh.cache));
+  });
+
+  it('gives up rows that are not asked for, if there is no room for them and the tail', () => {
+    const loaded = pool(contextBytes);
+    use(loaded, a);
+    const tailTokens = 64 + 20;
+    expect(() => loaded.acquire(request(a, { tailTokens }))).toThrow(
+      expect.objectContaining({ code: 'out_of_memory' }),
+    );
+    expect(use(loaded, a)).toEqual(['host']);
+    const roomy = pool(contextBytes + 4 * 40 * rowBytes);
+    use(roomy, a);
+    const short = roomy.acquire(request(a, { keepRatio: 0.01, tailTokens: 65 }));
+    expect(short.source).toBe('host');
+    expect(short.cache.heldLengths).toEqual(contextLengths(engine.store, a, 0.01));
+    expect(short.cache.tailCapacity).toBe(128);
+  });
+
+  it('is dropped if the missing rows cannot be read', () => {
+    const watched = watchedStore();
+    const loaded = pool(2 ** 30, watched.store);
+    loaded.release(loaded.acquire(request(a, { keepRatio: 0.2 })));
+    watched.failing = true;
+    expect(() => loaded.acquire(request(a))).toThrow(
+      expect.objectContaining({ code: 'corrupt_record' }),
+    );
+    expect(loaded.sizeBytes).toBe(0);
+  });
+});
+
+describe('a context that was deleted and ingested again', () => {
+  it('is loaded anew, and refused to whoever still knows the old one', async () => {
+    const request4 = { compression: { method: 'random', budget: 'uniform', keepRatio: 0.5 } };
+    const old = (await engine.ingest(repeat('4'), { request: request4 })).record;
+    const loaded = pool(2 ** 30);
+    use(loaded, old);
+    await engine.store.delete(old.id);
+    const { record } = await engine.ingest(repeat('4'), { request: request4 });
+    expect(record.createdAtMs).toBeGreaterThan(old.createdAtMs);
+    expect(use(loaded, record)).toEqual(['disk']);
+    expect(() => loaded.acquire(request(old))).toThrow(
+      expect.objectContaining({ code: 'conflict' }),
+    );
+    expect(loaded.sizeBytes).toBe(0);
+  });
+});
+
 describe('the pool', () => {
   it('drops the least recently used context when it is full', () => {
     const loaded = pool(2 * contextBytes);
     use(loaded, a, b, a, c);
-    expect([a, b, c].map((record) => loaded.has(record, 0.5))).toEqual([true, false, true]);
     expect(loaded.sizeBytes).toBe(2 * contextBytes);
+    expect(use(loaded, a, c, b)).toEqual(['host', 'host', 'disk']);
+  });
+
+  it('takes no more than the tail of an idle context if that makes room', () => {
+    const loaded = pool(2 * contextBytes - 4 * 64 * rowBytes);
+    expect(use(loaded, a, b, a, b)).toEqual(['disk', 'disk', 'host', 'host']);
+  });
+
+  it.each([1 / 2, 1 / 4, 1 / 8])('shortens an idle context to %d of its rows', (fraction) => {
+    const left = a.pairCounts.map(
+      (count) => a.prefixTokens + Math.floor((count - a.prefixTokens) * fraction),
+    );
+    const watched = watchedStore();
+    const loaded = pool(contextBytes + total(left) * rowBytes, watched.store);
+    use(loaded, a, b);
+    expect(loaded.sizeBytes).toBe(contextBytes + total(left) * rowBytes);
+    watched.rows = 0;
+    const again = loaded.acquire(request(a));
+    expect(again.source).toBe('disk');
+    expect(watched.rows).toBe(total(a.pairCounts) - total(left));
+    const fresh = pool(2 ** 30).acquire(request(a));
+    expect(seenRows(again.cache)).toEqual(seenRows(fresh.cache));
+  });
+
+  it('drops an idle context that would be left with less', () => {
+    const loaded = pool(contextBytes + 4 * a.prefixTokens * rowBytes);
+    use(loaded, a, b);
+    expect(loaded.sizeBytes).toBe(contextBytes);
+  });
+
+  it('leaves contexts alone that were used later, if earlier ones make room', () => {
+    const left = total(a.pairCounts) / 2;
+    const loaded = pool(2 * contextBytes + left * rowBytes);
+    use(loaded, a, b, c);
+    expect(use(loaded, c, b)).toEqual(['host', 'host']);
+    expect(loaded.sizeBytes).toBeGreaterThan(2 * contextBytes);
   });
 
   it('refuses what is larger than all of it, and drops nothing for that', () => {
@@ -120,7 +279,7 @@ describe('the pool', () => {
         message: expect.stringContaining(`at most ${contextBytes} bytes`) as string,
       }),
     );
-    expect(loaded.has(a, 0.5)).toBe(true);
+    expect(use(loaded, a)).toEqual(['host']);
   });
 
   it('never drops what is in use: who finds no room shall come again', () => {
@@ -131,7 +290,7 @@ describe('the pool', () => {
     );
     for (const context of held) loaded.release(context);
     use(loaded, c);
-    expect(loaded.has(c, 0.5)).toBe(true);
+    expect(use(loaded, c)).toEqual(['host']);
   });
 
   it('counts the tail that a longer query needs', () => {
@@ -141,10 +300,10 @@ describe('the pool', () => {
     expect(() => loaded.acquire(tooLong)).toThrow(
       expect.objectContaining({ code: 'out_of_memory' }),
     );
-    // Room for a longer tail is made by dropping others, not the context itself.
+    // Room for a longer tail is made by the others, not by the context itself.
     const context = loaded.acquire(request(b, { tailTokens: 65 }));
-    expect(loaded.has(a, 0.5)).toBe(false);
-    expect(loaded.sizeBytes).toBeGreaterThan(contextBytes);
+    expect(context.source).toBe('host');
+    expect(loaded.sizeBytes).toBeLessThanOrEqual(2 * contextBytes);
     loaded.release(context);
   });
 
@@ -155,34 +314,19 @@ describe('the pool', () => {
     loaded.drop(a.id);
     loaded.drop(b.id);
     loaded.drop(c.id);
-    expect(loaded.has(a, 0.5)).toBe(false);
+    expect(loaded.sizeBytes).toBe(contextBytes);
     expect(context.cache.keys(0).length).toBeGreaterThan(0);
     loaded.release(context);
-    expect(loaded.has(b, 0.5)).toBe(false);
-    expect(loaded.sizeBytes).toBe(0);
-  });
-
-  it('drops a deleted context at every ratio', () => {
-    const loaded = pool(2 ** 30);
-    for (const keepRatio of [0.5, 0.25]) {
-      loaded.release(loaded.acquire(request(a, { keepRatio })));
-    }
-    loaded.drop(a.id);
     expect(loaded.sizeBytes).toBe(0);
   });
 
   it('holds nothing of a context that could not be read', () => {
-    const corrupt: ContextStore = {
-      ...engine.store,
-      readPairs: () => {
-        throw new ReadonceError('corrupt_record', 'Checksum differs.');
-      },
-    };
-    const loaded = pool(2 ** 30, corrupt);
+    const watched = watchedStore();
+    watched.failing = true;
+    const loaded = pool(2 ** 30, watched.store);
     expect(() => loaded.acquire(request(a))).toThrow(
       expect.objectContaining({ code: 'corrupt_record' }),
     );
-    expect(loaded.has(a, 0.5)).toBe(false);
     expect(loaded.sizeBytes).toBe(0);
   });
 
@@ -192,31 +336,5 @@ describe('the pool', () => {
     loaded.close();
     loaded.close();
     expect(loaded.sizeBytes).toBe(0);
-  });
-});
-
-describe.each(['global', 'uniform'])('a smaller keepRatio with budget %s', (budget) => {
-  const records = new Map<number, ContextRecord>();
-  beforeEach(async () => {
-    for (const keepRatio of [0.6, 0.3, 0.05, 0.001]) {
-      const compression = { method: 'kvzip', keepRatio, budget };
-      const document = 'Ada Finch laid the first stone of the observatory in 1908.';
-      const { record } = await engine.ingest(document, { request: { compression } });
-      records.set(keepRatio, record);
-    }
-  });
-
-  it('loads the rows that an ingestion at that ratio would have kept', () => {
-    const stored = records.get(0.6);
-    for (const [keepRatio, fresh] of records) {
-      if (stored === undefined) throw new Error('expected the largest');
-      const lengths = contextLengths(engine.store, stored, keepRatio);
-      expect([...lengths]).toEqual(fresh.pairCounts);
-      for (const head of lengths.keys()) {
-        const { positions } = engine.store.readRanking(stored.id, head);
-        const expected = engine.store.readRanking(fresh.id, head);
-        expect(positions.subarray(0, expected.positions.length)).toEqual(expected.positions);
-      }
-    }
   });
 });

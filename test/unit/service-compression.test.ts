@@ -34,7 +34,7 @@ test.each<[CompressionRequest, string, string]>([
   [{ method: 'none', keepRatio: 0.9 }, 'invalid_argument', 'compression.keepRatio'],
   [{ keepRatio: 'auto' }, 'unsupported', 'compression.keepRatio'],
   [{ budget: 'zip' }, 'invalid_argument', 'compression.budget'],
-  [{ precision: 'int8' }, 'unsupported', 'compression.precision'],
+  [{ precision: 'int4' }, 'unsupported', 'compression.precision'],
 ])('%o is refused as %s, naming the field', (request, code, path) => {
   const error = refusal(request);
   expect(error.code).toBe(code);

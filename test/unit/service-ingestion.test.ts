@@ -19,6 +19,7 @@ const pending = (id: string): PendingContext => ({
 const stored = (used: ContextUsage): StoredContext => ({
   record: {
     id: 'a',
+    family: 'fam_a',
     tenant: '',
     model: { id: 'm', fingerprint: 'f' },
     document: { bytes: 1, tokens: 1, sha256: 's' },
@@ -45,7 +46,7 @@ function gatedWork(gate: Gate): IngestionWork {
       onProgress({ phase: 'prefill', done: 1, total: 2 });
       await gate.pass(signal);
       onProgress({ phase: 'prefill', done: 2, total: 2 });
-      return stored(current);
+      return { stored: stored(current), derived: false };
     },
     async update(change) {
       current = { ...current, ...change };
@@ -88,7 +89,7 @@ test('usage changed on the way is what gets stored; later it is too late', async
   expect(ingestion.changeUsage({ labels: { a: 'b' } })).toBe(true);
   expect(ingestion.pending.usage).toMatchObject({ pinned: true, labels: { a: 'b' } });
   gate.open();
-  expect((await ingestion.result).usage).toMatchObject({ pinned: true, labels: { a: 'b' } });
+  expect((await ingestion.result).stored.usage).toMatchObject({ pinned: true, labels: { a: 'b' } });
   expect(ingestion.changeUsage({ pinned: false })).toBe(false);
 });
 

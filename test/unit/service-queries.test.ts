@@ -51,9 +51,17 @@ test('a failed query gives its place back', async () => {
   await expect(ask({})).resolves.toMatchObject({ answer: 'q' });
 });
 
-test('an answer does not fail because its use could not be noted', async () => {
-  const { store, ask, logLines } = await readyService();
-  store.update = () => Promise.reject(new Error('disk full'));
-  await expect(ask({})).resolves.toMatchObject({ answer: 'q' });
-  expect(logLines.join('')).toContain('could not note the use of a context');
+test('a query notes the use of its context', async () => {
+  const { store, clock, id, ask } = await readyService();
+  const createdAtMs = store.get(id)?.usage.lastUsedAtMs ?? Infinity;
+  clock.advance(5000);
+  await ask({});
+  expect(store.get(id)?.usage.lastUsedAtMs).toBeGreaterThanOrEqual(createdAtMs + 5000);
+});
+
+test('a query of a context with a damaged record says so once, and then finds nothing', async () => {
+  const { store, id, ask } = await readyService();
+  store.corrupt.add(id);
+  await expect(ask({})).rejects.toMatchObject({ code: 'corrupt_record' });
+  await expect(ask({})).rejects.toMatchObject({ code: 'not_found' });
 });

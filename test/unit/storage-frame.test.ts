@@ -10,6 +10,7 @@ const header = {
   head: 0x0304,
   firstRank: 0x05060708,
   count: 2,
+  generation: 0x090a0b0c,
 } as const;
 const payload = Uint8Array.of(0xa0, 0xa1, 0xa2, 0xa3, 0xb0, 0xb1, 0xb2, 0xb3);
 
@@ -19,7 +20,7 @@ describe('frames', () => {
     expect(value.toString('hex')).toBe(
       [
         '524f4352', // magic
-        '0100', // version
+        '0200', // version
         '0100', // kind
         '6631360000000000', // precision
         '000102030405060708090a0b0c0d0e0f10111213', // id
@@ -28,7 +29,9 @@ describe('frames', () => {
         '08070605', // first rank
         '02000000', // count
         '08000000', // payload bytes
-        '036267af', // checksum
+        '0c0b0a09', // generation
+        '2d419510', // checksum of the payload
+        'b336cd37', // checksum of the header
         'a0a1a2a3b0b1b2b3',
       ].join(''),
     );
@@ -67,6 +70,7 @@ describe('frames', () => {
       [{ layer: 1 }, 'another layer'],
       [{ head: 1 }, 'another head'],
       [{ firstRank: 0 }, 'another rank'],
+      [{ generation: 1 }, 'another generation'],
     ] as const;
     for (const [change, reason] of elsewhere) {
       expect(() => decodeFrame(value, { ...header, ...change })).toThrow(

@@ -58,6 +58,17 @@ describe('a quota', () => {
     for (const seed of [1, 2, 3, 4]) expect(store.get(sampleId(seed))).toBeDefined();
   });
 
+  it('that pinned contexts are above keeps nobody from opening the store and reading', async () => {
+    const folder = storeFolder();
+    const before = await openStore({ folder });
+    for (const seed of [1, 2]) await before.write(bulky(seed, { pinned: true }));
+    await before.close();
+    const after = await openStore({ folder, maxBytes: 2_500_000 });
+    expect(await after.sweep()).toBe(0);
+    expect(after.get(sampleId(1))).toBeDefined();
+    await expect(after.write(bulky(3))).rejects.toMatchObject({ code: 'storage_full' });
+  });
+
   it('holds at start-up too', async () => {
     const folder = storeFolder();
     const before = await openStore({ folder });
@@ -73,6 +84,39 @@ describe('a quota', () => {
   });
 });
 
+describe('what a store says it uses', () => {
+  it('is the same after a restart, and goes back when contexts go', async () => {
+    const folder = storeFolder();
+    const store = await openStore({ folder });
+    const empty = store.stats();
+    for (const seed of [1, 2, 3]) await store.write(bulky(seed));
+    const full = store.stats();
+    expect(full.contexts).toBe(3);
+    expect(full.usedBytes - empty.usedBytes).toBeGreaterThan(full.contextBytes);
+    // Pieces are rounded up to pages, the last of a run by half a page on the average.
+    expect(full.usedBytes - empty.usedBytes).toBeLessThan(1.05 * full.contextBytes);
+    await store.close();
+
+    const again = await openStore({ folder });
+    await again.sweep();
+    expect(again.stats()).toEqual(full);
+    for (const seed of [1, 2, 3]) await again.delete(sampleId(seed));
+    const { contexts, contextBytes, usedBytes, freeBytes, fileBytes } = again.stats();
+    expect({ contexts, contextBytes }).toEqual({ contexts: 0, contextBytes: 0 });
+    expect(usedBytes + freeBytes).toBe(fileBytes);
+    // LMDB's list of free pages takes a few itself.
+    expect(usedBytes - empty.usedBytes).toBeLessThan(10 * 4096);
+  });
+
+  it('counts what a context says it takes on disk', async () => {
+    const store = await openStore();
+    const written = await store.write(bulky(1, { expiresAtMs: startMs + hourMs }));
+    expect(store.stats().contextBytes).toBe(written.diskBytes);
+    await store.update(sampleId(1), { expiresAtMs: null });
+    expect(store.stats().contextBytes).toBeLessThan(written.diskBytes);
+  });
+});
+
 describe('an expired context', () => {
   it('can still be found for a day, then the sweep removes it', async () => {
     const clock = fixedClock(startMs);
@@ -84,6 +128,23 @@ describe('an expired context', () => {
     expect(store.get(sampleId(1))?.usage.expiresAtMs).toBe(startMs + hourMs);
     clock.set(startMs + 26 * hourMs);
     await store.sweep();
+    expect(store.get(sampleId(1))).toBeUndefined();
+    expect(store.get(sampleId(2))).toBeDefined();
+  });
+
+  it('stays when its expiry was put off or taken away before the sweep', async () => {
+    const clock = fixedClock(startMs);
+    const store = await openStore({ clock });
+    for (const seed of [1, 2]) {
+      await store.write(sampleContext({ seed, usage: { expiresAtMs: startMs + hourMs } }));
+    }
+    await store.update(sampleId(1), { expiresAtMs: startMs + 100 * hourMs });
+    await store.update(sampleId(2), { expiresAtMs: null });
+    clock.set(startMs + 50 * hourMs);
+    expect(await store.gc()).toMatchObject({ expired: 0 });
+    expect(store.get(sampleId(1))).toBeDefined();
+    clock.set(startMs + 200 * hourMs);
+    expect(await store.gc()).toMatchObject({ expired: 1 });
     expect(store.get(sampleId(1))).toBeUndefined();
     expect(store.get(sampleId(2))).toBeDefined();
   });

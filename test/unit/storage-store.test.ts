@@ -1,3 +1,6 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { open } from 'lmdb';
 import { describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/core/assert.ts';
 import {
@@ -149,17 +152,20 @@ describe('a store', () => {
     const read: number[] = [];
     const store = await openStore({
       folder,
-      pieceBytes: 56 + 10 * 32,
+      pieceBytes: 64 + 10 * 32,
       onRead: (n) => read.push(n),
     });
     const sample = sampleContext({ seed: 1, layers: 1, kvHeads: 1, kept: [97] });
     await store.write(sample);
-    const rowsOf = (rows: number): number => {
+    const rowsOf = (from: number, to: number): number => {
       read.length = 0;
-      for (const _piece of store.readPairs(sample.record.id, 0, rows));
+      for (const _piece of store.readPairs(sample.record.id, 0, { from, to }));
       return read.reduce((sum, bytes) => sum + bytes, 0) / 32;
     };
-    expect([0, 1, 10, 11, 35, 100].map(rowsOf)).toEqual([0, 10, 10, 20, 40, 100]);
+    expect([0, 1, 10, 11, 35, 100].map((to) => rowsOf(0, to))).toEqual([0, 10, 10, 20, 40, 100]);
+    expect([0, 9, 10, 35, 99, 100].map((from) => rowsOf(from, 100))).toEqual([
+      100, 100, 90, 70, 10, 0,
+    ]);
   });
 
   it('closes twice without harm', async () => {
@@ -168,12 +174,34 @@ describe('a store', () => {
     await store.close();
   });
 
-  it('refuses a folder of another format version', async () => {
+  it('refuses a folder of another format version, and changes nothing in it', async () => {
     const folder = storeFolder();
-    await (await openStore({ folder })).close();
-    const env = openTables(folder);
-    env.transact(() => env.tables.store.putSync(Buffer.from('version'), Buffer.from([2, 0])));
-    await expect(openStore({ folder })).rejects.toMatchObject({ code: 'unsupported' });
+    for (const version of [1, 3, 999]) {
+      const newer = open({ path: folder, encoding: 'binary', overlappingSync: false });
+      const table = newer.openDB({ name: 'store', encoding: 'binary', keyEncoding: 'binary' });
+      const value = Buffer.alloc(2);
+      value.writeUInt16LE(version);
+      await table.put(Buffer.from('version'), value);
+      await newer.close();
+      const before = readFileSync(join(folder, 'data.mdb'));
+      await expect(openStore({ folder })).rejects.toMatchObject({
+        code: 'unsupported',
+        details: { expected: 2, found: version },
+      });
+      expect(readFileSync(join(folder, 'data.mdb')).equals(before)).toBe(true);
+    }
+  });
+
+  it('notices when a piece is used after the store was read again', async () => {
+    const store = await openStore();
+    const sample = sampleContext({ seed: 1 });
+    const { id } = sample.record;
+    await store.write(sample);
+    const misuse = (): void => {
+      for (const _piece of store.readPairs(id, 0)) store.readRanking(id, 0);
+    };
+    expect(misuse).toThrow(AssertionError);
+    expect(() => [...store.readPairs(id, 0, { from: 5, to: 3 })]).toThrow(AssertionError);
   });
 });
 

@@ -34,4 +34,8 @@ export const globalBudget: Budget = {
     }
     return counts;
   },
+  couldKeep({ counts, documentTokens, keepRatio }) {
+    const kept = counts.reduce((sum, count) => sum + count, 0);
+    return kept === keptCount(counts.length * documentTokens, keepRatio);
+  },
 };

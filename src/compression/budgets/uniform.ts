@@ -34,4 +34,7 @@ export const uniformBudget: Budget = {
     );
     return new Uint32Array(heads).fill(count);
   },
+  couldKeep({ counts, documentTokens, keepRatio }) {
+    return counts.every((count) => count === keptCount(documentTokens, keepRatio));
+  },
 };

@@ -1,7 +1,7 @@
-import { ReadonceError } from '../../core/errors.ts';
-import { decodeHalfInto, encodeHalf } from '../../core/half.ts';
+import { decodeHalfInto } from '../../core/half.ts';
 import type { Precision } from '../precision.ts';
 import { assertEncodedShape } from './encoded-shape.ts';
+import { encodeFiniteHalf } from './finite-half.ts';
 
 const elementBytes = Uint16Array.BYTES_PER_ELEMENT;
 
@@ -13,21 +13,15 @@ const elementBytes = Uint16Array.BYTES_PER_ELEMENT;
 export const f16: Precision = {
   name: 'f16',
   description: 'Half precision, 2 bytes an element.',
+  exactFrom: ['f32'],
   encodedBytes: (rows, headDim) => rows * headDim * elementBytes,
   /** @throws ReadonceError `unsupported` for values that binary16 cannot hold (±65,504). */
   encode(source, target, headDim) {
     assertEncodedShape(f16, { encoded: target, values: source, headDim });
     const aligned = target.byteOffset % elementBytes === 0;
     const halves = aligned ? asHalves(target) : new Uint16Array(source.length);
-    encodeHalf(source, halves);
+    encodeFiniteHalf(source, halves, 'f16');
     if (!aligned) target.set(new Uint8Array(halves.buffer));
-    if (holdsInfinity(halves)) {
-      throw new ReadonceError(
-        'unsupported',
-        'Expected keys and values within ±65504 for precision "f16" but got another. ' +
-          'Use precision "f32" with this model.',
-      );
-    }
   },
   decode(source, target, headDim) {
     assertEncodedShape(f16, { encoded: source, values: target, headDim });
@@ -36,16 +30,6 @@ export const f16: Precision = {
     decodeHalfInto(asHalves(aligned ? source : new Uint8Array(source)), target);
   },
 };
-
-/** Whether any half is infinite or not a number. */
-function holdsInfinity(halves: Uint16Array): boolean {
-  let largest = 0;
-  for (let i = 0; i < halves.length; i++) {
-    const magnitude = (halves[i] as number) & 0x7fff;
-    if (magnitude > largest) largest = magnitude;
-  }
-  return largest >= 0x7c00;
-}
 
 function asHalves(bytes: Uint8Array): Uint16Array {
   return new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / elementBytes);

@@ -10,6 +10,7 @@ const elementBytes = Float32Array.BYTES_PER_ELEMENT;
 export const f32: Precision = {
   name: 'f32',
   description: 'Single precision, exact, 4 bytes an element; for comparison.',
+  exactFrom: [],
   encodedBytes: (rows, headDim) => rows * headDim * elementBytes,
   encode(source, target, headDim) {
     assertEncodedShape(f32, { encoded: target, values: source, headDim });

@@ -58,7 +58,11 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
         description: 'It was stored already, or another request ingested it.',
         content: context,
       },
-      201: { description: 'This request ingested it.', content: context, headers: location },
+      201: {
+        description: 'This request ingested it, or had it derived from a stored one.',
+        content: context,
+        headers: location,
+      },
       202: { description: 'It is being ingested.', content: context, headers: location },
       ...problems(
         'invalid_argument',

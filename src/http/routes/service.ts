@@ -78,7 +78,7 @@ function registerHealth(app: App, { service }: AppDeps): void {
   });
 }
 
-function registerMetrics(app: App, { metrics }: AppDeps): void {
+function registerMetrics(app: App, { service, metrics }: AppDeps): void {
   const route = createRoute({
     method: 'get',
     path: '/metrics',
@@ -92,6 +92,7 @@ function registerMetrics(app: App, { metrics }: AppDeps): void {
   });
   app.openapi(route, async (c) => {
     const { registry } = metrics;
+    service.storeGauges.update();
     return c.text(await registry.metrics(), 200, { 'Content-Type': registry.contentType });
   });
 }

@@ -168,7 +168,7 @@ export const contextSchema = z
     id: z.string().openapi({ example: exampleId }),
     object: word('context'),
     status: z.enum(['ingesting', 'ready', 'failed']),
-    reused: z.boolean().openapi({ description: 'True: nothing was computed by this request.' }),
+    reused: z.boolean().openapi({ description: 'True: the model did not run for this request.' }),
     model: z.object({
       id: z.string().openapi({ example: 'reader' }),
       fingerprint: z.string().openapi({ example: `sha256:${sha256Example}` }),

@@ -10,9 +10,10 @@ export interface OwnSlot extends RaggedSlot {
   readonly cache: OrtRaggedCache;
 }
 
-/** The memory a binding points at: replaced when a cache's tail grows. */
+/** The memory a binding points at: a cache replaces it with each generation. */
 interface BoundSlot {
-  readonly keyTensors: readonly OrtTensor[];
+  readonly cache: OrtRaggedCache;
+  readonly generation: number;
   readonly tokens: number;
 }
 
@@ -38,7 +39,8 @@ export class ForwardCall {
     this.#binding = session.bind();
     this.#vocabSize = config.vocabSize;
     this.#bound = slots.map(({ cache, ids }) => ({
-      keyTensors: cache.keyTensors,
+      cache,
+      generation: cache.generation,
       tokens: ids.length,
     }));
     const tokens = slots.reduce((sum, slot) => sum + slot.ids.length, 0);
@@ -73,7 +75,11 @@ export class ForwardCall {
       slots.length === this.#bound.length &&
       slots.every(({ cache, ids }, slot) => {
         const bound = this.#bound[slot];
-        return bound?.keyTensors === cache.keyTensors && bound.tokens === ids.length;
+        return (
+          bound?.cache === cache &&
+          bound.generation === cache.generation &&
+          bound.tokens === ids.length
+        );
       })
     );
   }

@@ -1,7 +1,7 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount } from '../../core/kv-layout.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
-import type { DenseCache, RaggedCache } from '../runtime.ts';
+import type { DenseCache, RaggedCache, RaggedShape } from '../runtime.ts';
 
 /** One head's pairs as attention reads them, `[rows, headDim]` each. */
 export interface HeadRows {
@@ -89,20 +89,6 @@ export class KvTail {
     this.#length = length;
   }
 
-  reserve(capacity: number): void {
-    if (capacity <= this.#capacity) return;
-    const grow = (rows: Float64Array): Float64Array => {
-      const grown = new Float64Array(capacity * this.#layout.headDim);
-      grown.set(rows);
-      return grown;
-    };
-    for (let head = 0; head < this.#keys.length; head++) {
-      this.#keys[head] = grow(this.keys(head));
-      this.#values[head] = grow(this.values(head));
-    }
-    this.#capacity = capacity;
-  }
-
   /** Frees the rows; the cache must not be used any more. Idempotent. */
   close(): void {
     this.#keys.length = 0;
@@ -164,22 +150,37 @@ export class ReferenceDenseCache implements DenseCache, DecoderCache {
  * stored precision holds more; the tail, which the runtime computes itself, is float64.
  */
 export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
-  readonly lengths: Uint32Array;
-  readonly tail: KvTail;
-  readonly #keys: Float32Array[];
-  readonly #values: Float32Array[];
+  readonly #layout: KvLayout;
+  #lengths: Uint32Array;
+  #tail: KvTail;
+  /** All rows held. */
+  #keys: Float32Array[];
+  #values: Float32Array[];
 
   constructor(layout: KvLayout, lengths: Uint32Array, tailCapacity: number) {
     assert(
       lengths.length === headCount(layout),
       `expected ${headCount(layout)} head lengths but got ${lengths.length}`,
     );
-    this.lengths = lengths.slice();
-    this.tail = new KvTail(layout, tailCapacity);
+    this.#layout = layout;
+    this.#lengths = lengths.slice();
+    this.#tail = new KvTail(layout, tailCapacity);
     const allocate = () =>
-      Array.from(this.lengths, (length) => new Float32Array(length * layout.headDim));
+      Array.from(lengths, (length) => new Float32Array(length * layout.headDim));
     this.#keys = allocate();
     this.#values = allocate();
+  }
+
+  get lengths(): Uint32Array {
+    return this.#lengths;
+  }
+
+  get heldLengths(): Uint32Array {
+    return Uint32Array.from(this.#keys, ({ length }) => length / this.#layout.headDim);
+  }
+
+  get tail(): KvTail {
+    return this.#tail;
   }
 
   get tailLength(): number {
@@ -197,18 +198,18 @@ export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
   }
 
   keys(head: number): Float32Array {
-    return defined(this.#keys[head], `head ${head}`);
+    return this.#seen(this.#keys, head);
   }
 
   values(head: number): Float32Array {
-    return defined(this.#values[head], `head ${head}`);
+    return this.#seen(this.#values, head);
   }
 
   rows(head: number): HeadRows {
     return {
       keys: concatenate(this.keys(head), this.tail.keys(head)),
       values: concatenate(this.values(head), this.tail.values(head)),
-      contextRows: defined(this.lengths[head], `head ${head}`),
+      contextRows: defined(this.#lengths[head], `head ${head}`),
     };
   }
 
@@ -216,14 +217,41 @@ export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
     this.tail.truncate(length);
   }
 
-  reserveTail(capacity: number): void {
-    this.tail.reserve(capacity);
+  attendTo(lengths: Uint32Array): void {
+    const held = this.heldLengths;
+    assert(this.tail.length === 0, 'expected an empty tail');
+    assert(
+      lengths.length === held.length &&
+        lengths.every((length, head) => length <= (held[head] as number)),
+      'expected at most the rows that are held',
+    );
+    this.#lengths = lengths.slice();
+  }
+
+  resize({ lengths, tailCapacity }: RaggedShape): void {
+    assert(lengths.length === this.#lengths.length, 'expected a length for every head');
+    this.attendTo(this.heldLengths);
+    const resized = (rows: readonly Float32Array[]): Float32Array[] =>
+      rows.map((old, head) => {
+        const next = new Float32Array((lengths[head] as number) * this.#layout.headDim);
+        next.set(old.subarray(0, next.length));
+        return next;
+      });
+    this.#keys = resized(this.#keys);
+    this.#values = resized(this.#values);
+    this.#lengths = lengths.slice();
+    this.#tail = new KvTail(this.#layout, tailCapacity);
   }
 
   close(): void {
-    this.#keys.length = 0;
-    this.#values.length = 0;
+    this.#keys = [];
+    this.#values = [];
     this.tail.close();
+  }
+
+  #seen(rows: readonly Float32Array[], head: number): Float32Array {
+    const length = defined(this.#lengths[head], `head ${head}`);
+    return defined(rows[head], `head ${head}`).subarray(0, length * this.#layout.headDim);
   }
 }
 

@@ -3,6 +3,7 @@ import { AssertionError } from '../../../src/core/assert.ts';
 import { headCount } from '../../../src/core/kv-layout.ts';
 import { at } from '../../support/naive-decoder.ts';
 import type { NaiveHead } from '../../support/naive-decoder.ts';
+import type { RaggedCache } from '../../../src/runtime/runtime.ts';
 import { loadRagged } from '../../support/ragged.ts';
 import { emptyRagged, expectClose, tokens, unevenContext } from './subject.ts';
 import type { Subject } from './subject.ts';
@@ -12,6 +13,8 @@ export function raggedContract(subject: () => Subject): void {
   contextRows(subject);
   severalSlots(subject);
   tails(subject);
+  fewerRows(subject);
+  otherSizes(subject);
 }
 
 function contextRows(subject: () => Subject): void {
@@ -117,20 +120,6 @@ function tails(subject: () => Subject): void {
     }).toThrow(AssertionError);
   });
 
-  it('keeps what is stored when its tail gets more room', () => {
-    const { runtime, tolerances } = subject();
-    const run = (grow: boolean): Float32Array => {
-      const cache = loadRagged(runtime, unevenContext(subject()), grow ? 3 : 30);
-      runtime.forward([{ cache, ids: tokens(subject(), 3, 41), startPosition: 40 }]);
-      if (grow) cache.reserveTail(30);
-      expect(cache.tailCapacity).toBeGreaterThanOrEqual(30);
-      cache.reserveTail(2);
-      expect(cache.tailCapacity).toBeGreaterThanOrEqual(30);
-      return at(runtime.forward([{ cache, ids: tokens(subject(), 27, 42), startPosition: 43 }]), 0);
-    };
-    expectClose(run(true), run(false), tolerances.logits);
-  });
-
   it('may be closed twice', () => {
     const { runtime } = subject();
     const ragged = loadRagged(runtime, unevenContext(subject()), 3);
@@ -140,5 +129,98 @@ function tails(subject: () => Subject): void {
         cache.close();
       }).not.toThrow();
     }
+  });
+}
+
+/** Of each head a third of its rows, or half, rounded down: some none, some with many to spare. */
+function someOf(lengths: Uint32Array): Uint32Array {
+  return lengths.map((length, head) => Math.floor(length / (2 + (head % 2))));
+}
+
+function fewerRows(subject: () => Subject): void {
+  // Tails shorter and longer than the rows that are left out: 40 is more than any head has.
+  it.each([1, 3, 40])('attends to fewer rows than it holds, with a tail of %d', (tailRows) => {
+    const { runtime } = subject();
+    const context = unevenContext(subject());
+    const whole = loadRagged(runtime, context, tailRows);
+    const fewer = someOf(whole.lengths);
+    const short = loadRagged(
+      runtime,
+      context.map(({ keys, values }, head) => ({
+        keys: keys.slice(0, fewer[head]),
+        values: values.slice(0, fewer[head]),
+      })),
+      tailRows,
+    );
+    const run = (cache: RaggedCache): Float32Array => {
+      const ids = tokens(subject(), tailRows, 51);
+      const [logits = new Float32Array()] = runtime.forward([{ cache, ids, startPosition: 40 }]);
+      cache.truncateTail(0);
+      return logits;
+    };
+    const [ofWhole, ofShort] = [run(whole), run(short)];
+    expect(ofShort).not.toEqual(ofWhole);
+    const held = whole.heldLengths.slice();
+    for (const lengths of [fewer, held, fewer, someOf(fewer), fewer, held]) {
+      whole.attendTo(lengths);
+      expect([...whole.lengths]).toEqual([...lengths]);
+      expect([...whole.heldLengths]).toEqual([...held]);
+      if (lengths === fewer) expect(run(whole)).toEqual(ofShort);
+      if (lengths === held) expect(run(whole)).toEqual(ofWhole);
+    }
+    expect(whole.sizeBytes).toBeGreaterThan(short.sizeBytes);
+  });
+
+  it('attends to no more rows than it holds, and changes them for a new request only', () => {
+    const { runtime } = subject();
+    const cache = loadRagged(runtime, unevenContext(subject()), 3);
+    const more = cache.lengths.map((length) => length + 1);
+    expect(() => cache.attendTo(more)).toThrow(AssertionError);
+    runtime.forward([{ cache, ids: tokens(subject(), 1), startPosition: 40 }]);
+    expect(() => cache.attendTo(someOf(cache.lengths))).toThrow(AssertionError);
+    expect(() => cache.resize({ lengths: cache.lengths, tailCapacity: 9 })).toThrow(AssertionError);
+  });
+}
+
+function otherSizes(subject: () => Subject): void {
+  it('keeps its first rows when it gets shorter, and takes the others again', () => {
+    const { runtime } = subject();
+    const context = unevenContext(subject());
+    const cache = loadRagged(runtime, context, 3);
+    const run = (): Float32Array => {
+      const slot = { cache, ids: tokens(subject(), 3, 61), startPosition: 40 };
+      const [logits = new Float32Array()] = runtime.forward([slot]);
+      cache.truncateTail(0);
+      return logits;
+    };
+    const whole = cache.lengths.slice();
+    const [sizeBytes, expected] = [cache.sizeBytes, run()];
+    const fewer = someOf(whole);
+    cache.attendTo(someOf(fewer));
+    cache.resize({ lengths: fewer, tailCapacity: 0 });
+    expect([cache.lengths, cache.heldLengths]).toEqual([fewer, fewer]);
+    expect(cache.sizeBytes).toBeLessThan(sizeBytes);
+    expect(cache.tailCapacity).toBe(0);
+    cache.resize({ lengths: whole, tailCapacity: 5 });
+    expect(cache.tailCapacity).toBe(5);
+    for (const [head, { keys, values }] of context.entries()) {
+      const start = (fewer[head] ?? 0) * runtime.layout.headDim;
+      cache.keys(head).set(keys.flat().slice(start), start);
+      cache.values(head).set(values.flat().slice(start), start);
+    }
+    expect(run()).toEqual(expected);
+  });
+
+  it('may hold no rows at all', () => {
+    const { runtime } = subject();
+    const cache = loadRagged(runtime, unevenContext(subject()), 3);
+    const none = new Uint32Array(cache.lengths.length);
+    cache.resize({ lengths: none, tailCapacity: 0 });
+    expect(cache.sizeBytes).toBe(0);
+    cache.resize({ lengths: none, tailCapacity: 2 });
+    const slot = { ids: tokens(subject(), 2), startPosition: 0 };
+    const [logits] = runtime.forward([{ ...slot, cache }]);
+    const [expected] = runtime.forward([{ ...slot, cache: emptyRagged(runtime, 2) }]);
+    expect(logits).toEqual(expected);
   });
 }

@@ -1,0 +1,42 @@
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { expect, it, onTestFinished } from 'vitest';
+import {
+  entryCounts,
+  noEntries,
+  openStore,
+  openTables,
+  storeFolder,
+} from '../support/storage-harness.ts';
+
+const writer = fileURLToPath(new URL('../support/storage-writer.ts', import.meta.url));
+
+/** A writer that stalls half-way, as the child of a process that never asks how its children ended. */
+async function stalledWriter(folder: string): Promise<number> {
+  const command = '"$@" & echo "pid $!"; exec sleep 60';
+  const parent = spawn(
+    'sh',
+    ['-c', command, 'sh', process.execPath, '--import', 'tsx', writer, folder, '1', 'segments'],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  onTestFinished(() => void parent.kill('SIGKILL'));
+  let output = '';
+  for await (const text of parent.stdout.setEncoding('utf8')) {
+    output += String(text);
+    const pid = /pid (\d+)/.exec(output)?.[1];
+    if (pid !== undefined && output.includes('stalled')) return Number(pid);
+  }
+  throw new Error(`Expected a writer that stalls but got: ${output}`);
+}
+
+it('a writer that was killed is dead although its parent has not taken notice', async () => {
+  const folder = storeFolder();
+  const pid = await stalledWriter(folder);
+  onTestFinished(() => void process.kill(pid, 'SIGKILL'));
+  process.kill(pid, 'SIGKILL');
+  await expect.poll(() => readFileSync(`/proc/${pid}/stat`, 'utf8')).toMatch(/\) Z /);
+  const store = await openStore({ folder });
+  expect(await store.sweep()).toBe(1);
+  expect(entryCounts(openTables(folder))).toEqual(noEntries);
+});
