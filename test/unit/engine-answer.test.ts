@@ -171,6 +171,16 @@ describe('a query at a smaller keepRatio', () => {
     }
   });
 
+  it('cannot ask for less of a context whose pairs were not scored', async () => {
+    const request = { compression: { method: 'none', keepRatio: 1 } };
+    const whole = (await engine.ingest(lease, { request })).record;
+    await expect(engine.answer(whole.id, { keepRatio: 0.5 })).rejects.toMatchObject({
+      code: 'invalid_argument',
+    });
+    const answer = await engine.answer(whole.id, { keepRatio: 1 });
+    expect(answer.cache.keepRatio).toBe(1);
+  });
+
   it('cannot ask for more than was stored', async () => {
     await expect(engine.answer(record.id, { keepRatio: 0.61 })).rejects.toMatchObject({
       code: 'invalid_argument',

@@ -1,5 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import { allocateFloats } from '../allocate.ts';
 import type { RaggedCache } from '../runtime.ts';
 import type { OrtEnvironment } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
@@ -105,7 +106,7 @@ export class OrtRaggedCache implements RaggedCache {
     const { headDim } = this.#layout;
     const slab = (): readonly OrtTensor<Float32Array>[] => {
       const rows = this.lengths.reduce((sum, length) => sum + length + tailCapacity, 0);
-      const memory = new Float32Array(rows * headDim);
+      const memory = allocateFloats(rows * headDim);
       let start = 0;
       return Array.from(this.lengths, (length) => {
         const capacity = length + tailCapacity;
