@@ -128,6 +128,9 @@ function openOrt(path: string): OrtApi {
 
 function openTable(path: string): Handle {
   try {
+    // The library would keep a device id and a database of usage events in the user's cache folder,
+    // for its maker: what users run is nobody else's business.
+    process.env['ORT_DISABLE_TELEMETRY'] = '1';
     const library = koffi.load(path);
     keptAlive.push(library);
     const base = library.func('void *OrtGetApiBase()')() as Handle;
