@@ -8,7 +8,7 @@ export default defineConfig({
     // Native code (the runtime, LMDB) keeps state in the process: a file gets a process of its own.
     pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 60_000,
+    testTimeout: 180_000,
     hookTimeout: 120_000,
     reporters: ['default', new PlainReporter()],
   },

@@ -15,8 +15,6 @@ export interface EvalDocument {
   /** Part of its data set, e.g. `prose`; `hand-written` for documents that name none. */
   readonly split: string;
   readonly document: string;
-  /** As the file says, counted with the tokenizer of `reader`; undefined if it does not. */
-  readonly tokens: number | undefined;
   /** At least one. */
   readonly questions: readonly EvalQuestion[];
 }
@@ -148,9 +146,9 @@ function parseDocument(line: string, place: string): EvalDocument {
     const problems = z.prettifyError(parsed.error);
     throw new ReadonceError('invalid_argument', `Expected a document for ${place}:\n${problems}`);
   }
-  const { id, split, document, tokens, questions } = parsed.data;
+  const { id, split, document, questions } = parsed.data;
   const asked = questions.map(({ q, answers }) => ({ question: q, answers }));
-  return { id, split, document, tokens, questions: asked };
+  return { id, split, document, questions: asked };
 }
 
 function shipped(name: string): string {

@@ -161,18 +161,18 @@ export interface ContextStore {
   tokenIds(id: string): TokenIds;
   /**
    * Writes segments, then token ids and rankings, then the catalogue record, each durable before
-   * the next. Writing an id that is there already replaces nothing and returns what is stored; one that
-   * another caller or process is writing is waited for.
+   * the next. Writing an id that is there already replaces nothing and returns what is stored; one
+   * that another caller or process is writing is waited for.
    * @param signal stops between segments; what was written is removed.
    * @throws ReadonceError `storage_full`; `conflict` if another process took this one for dead
    */
   write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext>;
   /**
-   * Rows of a head, piece by piece in rank order: only the pieces that hold them are touched. `keys`
-   * and `values` of a piece are valid until the iterator advances or the process reads the store
-   * again, whichever comes first: decode or copy them before anything else. Both begin at an address
-   * divisible by 8 if a row's bytes are. All pieces are of one snapshot, which holds deleted bytes
-   * back from reuse: do not keep an iterator waiting.
+   * Rows of a head, piece by piece in rank order: only the pieces that hold them are touched.
+   * `keys` and `values` of a piece are valid until the iterator advances or the process reads the
+   * store again, whichever comes first: decode or copy them before anything else. Both begin at an
+   * address divisible by 8 if a row's bytes are. All pieces are of one snapshot, which holds
+   * deleted bytes back from reuse: do not keep an iterator waiting.
    * @throws ReadonceError `not_found`, `corrupt_record`
    */
   readPairs(id: string, head: number, range?: RowRange): Iterable<HeadPairs>;

@@ -39,11 +39,7 @@ export function quarantineContext(deps: QuarantineDeps, id: string, fault: Fault
  * Replaces the catalogue's records by one of the quarantine. Call in a write transaction.
  * @returns the generation that was moved, undefined if it is not there
  */
-function moveAside(
-  { env, clock }: QuarantineDeps,
-  id: string,
-  fault: Fault,
-): number | undefined {
+function moveAside({ env, clock }: QuarantineDeps, id: string, fault: Fault): number | undefined {
   const key = idBytes(id);
   const catalogue = env.tables.catalogue.get(key);
   if (catalogue === undefined) return undefined;

@@ -3,6 +3,7 @@ import { formatBytes, formatCount, formatShare } from '../../src/cli/format.ts';
 import type { ReadonceClient } from '../../src/client/client.ts';
 import type { Answer, Context } from '../../src/client/types.ts';
 import { headCount, pairBytes } from '../../src/core/kv-layout.ts';
+import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { kvLayout } from '../../src/model/config.ts';
 import { loadCheckpoint } from '../../src/model/load.ts';
 import { ingest, withServer } from '../bench-server.ts';
@@ -48,11 +49,13 @@ const f16Bytes = 2;
 
 /** What contexts keep, store and load, asked of a real server. */
 export async function size(setup: PartSetup): Promise<PartReport> {
-  const geometry = await modelGeometry(setup);
+  const { cacheFolder } = setup;
+  const checkpoint = await loadCheckpoint({ model, cacheFolder });
+  const geometry = modelGeometry(checkpoint);
   const rows: SizeRow[] = [];
   const memory: MemoryRow[] = [];
   await withServer(async (server) => {
-    for (const subject of subjects(setup)) {
+    for (const subject of subjects(setup, checkpoint)) {
       setup.progress(`size: ${subject.name}`);
       const contexts: Context[] = [];
       for (const keepRatio of keepRatios) {
@@ -78,14 +81,16 @@ export async function size(setup: PartSetup): Promise<PartReport> {
   };
 }
 
-const longName = `prose, joined to ${formatCount(longTokens)} tokens`;
+const longName = 'prose, joined';
 
-function subjects({ quick }: PartSetup): readonly Subject[] {
+function subjects({ quick }: PartSetup, { tokenizer }: Checkpoint): readonly Subject[] {
   const prose = loadProse();
   const named = [...loadHandWritten().slice(0, 2), ...prose.slice(0, 2)];
   const short = named.map(({ id, document, questions }) => ({ name: id, document, questions }));
   if (quick) return short.slice(0, 1);
-  return [...short, { name: longName, ...joinDocuments(prose, longTokens) }];
+  const countTokens = (text: string): number => tokenizer.encode(text).length;
+  const long = joinDocuments(prose, { tokens: longTokens, countTokens });
+  return [...short, { name: longName, ...long }];
 }
 
 interface Geometry {
@@ -94,8 +99,7 @@ interface Geometry {
   readonly bytesOf: (pairs: number) => number;
 }
 
-async function modelGeometry({ cacheFolder }: PartSetup): Promise<Geometry> {
-  const { config, template } = await loadCheckpoint({ model, cacheFolder });
+function modelGeometry({ config, template }: Checkpoint): Geometry {
   const layout = kvLayout(config);
   return {
     heads: headCount(layout),

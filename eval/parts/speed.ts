@@ -1,5 +1,6 @@
 import { formatCount, formatBytes, formatMs } from '../../src/cli/format.ts';
 import type { ServerProcess } from '../../src/cli/server-process.ts';
+import { loadCheckpoint } from '../../src/model/load.ts';
 import { withServer } from '../bench-server.ts';
 import { atLeast, atMost, type Check } from '../check.ts';
 import { loadProse } from '../datasets.ts';
@@ -25,7 +26,8 @@ interface SpeedResult {
 
 /** Times of a real server, as ratios of times measured in the same run. */
 export async function speed(setup: PartSetup): Promise<PartReport> {
-  const results = await withServer((server) => measureAll(server, setup));
+  const subjects = await speedSubjects(setup);
+  const results = await withServer((server) => measureAll(server, subjects, setup));
   return {
     title: 'Speed',
     explanation:
@@ -42,20 +44,27 @@ export async function speed(setup: PartSetup): Promise<PartReport> {
   };
 }
 
+async function speedSubjects({ quick, cacheFolder }: PartSetup): Promise<readonly Subject[]> {
+  const { tokenizer } = await loadCheckpoint({ model: 'reader', cacheFolder });
+  const countTokens = (text: string): number => tokenizer.encode(text).length;
+  return (quick ? quickLengths : lengths).map((tokens) => {
+    const { document, questions } = joinDocuments(loadProse(), { tokens, countTokens });
+    return { document, questions: spread(questions, questionCount).map((one) => one.question) };
+  });
+}
+
 async function measureAll(
   server: ServerProcess,
+  subjects: readonly Subject[],
   { quick, progress }: PartSetup,
 ): Promise<readonly SpeedResult[]> {
   const results: SpeedResult[] = [];
-  for (const length of quick ? quickLengths : lengths) {
-    const { document, questions } = joinDocuments(loadProse(), length);
-    const asked = spread(questions, questionCount).map(({ question }) => question);
-    const subject: Subject = { document, questions: asked };
-    progress(`speed: ${formatCount(length)} tokens, memory while ingesting`);
+  for (const [i, subject] of subjects.entries()) {
+    progress(`speed: document ${i + 1} of ${subjects.length}, memory while ingesting`);
     const { tokens, peakBytes } = await peakWhileIngesting(server, subject);
     const measured: Round[] = [];
     for (let round = 0; round < (quick ? 1 : rounds); round++) {
-      progress(`speed: ${formatCount(length)} tokens, round ${round + 1}`);
+      progress(`speed: ${formatCount(tokens)} tokens, round ${round + 1}`);
       measured.push(await measureRound(server, subject, { compactFirst: round % 2 === 0 }));
     }
     results.push({ tokens, peakBytes, rounds: measured });

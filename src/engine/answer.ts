@@ -4,7 +4,7 @@ import { contextTokens, type ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { Runtime } from '../runtime/runtime.ts';
-import { resolvePrecision } from '../compression/registry.ts';
+import { resolveMethod, resolvePrecision } from '../compression/registry.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { createAnswerText, type AnswerText } from './answer-text.ts';
 import type { DeviceTurns } from './device-turns.ts';
@@ -71,8 +71,15 @@ function findContext({ store, checkpoint }: AnswerDependencies, id: string): Con
 }
 
 function usedKeepRatio(record: ContextRecord, asked: number | undefined): number {
-  const stored = record.compression.keepRatio;
+  const { keepRatio: stored, method } = record.compression;
   if (asked === undefined) return stored;
+  if (asked < stored && resolveMethod(method).keepsAll) {
+    throw new ReadonceError(
+      'invalid_argument',
+      `Expected 1 or nothing for keepRatio, since the pairs of method "${method}" have no order, ` +
+        `but got ${asked}: put the document with a method that scores`,
+    );
+  }
   if (asked > stored) {
     throw new ReadonceError(
       'invalid_argument',

@@ -83,7 +83,9 @@ function denseAttention(
 class ScoreOutputs {
   readonly #blocks: DecoderBlocks;
   readonly #bounds: Readonly<Record<'sinkEnd' | 'start' | 'end' | 'passStart' | 'passEnd', string>>;
+  /** `[group · T, keys]` */
   readonly #mask: string;
+  readonly #groupShape: string;
   readonly #chunkEndColumn: string;
 
   constructor(blocks: DecoderBlocks) {
@@ -107,7 +109,17 @@ class ScoreOutputs {
     const visible = model.node('Add', [this.#chunkEndColumn, earlierOwn]);
     const zero = model.integers(0);
     const pads = model.node('Concat', [zero, visible, zero, zero], { attributes: { axis: 0 } });
-    this.#mask = model.node('Pad', [mask, pads]);
+    const padded = model.node('Pad', [mask, pads]);
+    const group = blocks.config.queryHeads / blocks.config.kvHeads;
+    const copies = Array.from({ length: group }, () => padded);
+    this.#mask = model.node('Concat', copies, { attributes: { axis: 0 } });
+    this.#groupShape = model.node(
+      'Concat',
+      [model.integers(group), sliceTokens, model.integers(-1)],
+      {
+        attributes: { axis: 0 },
+      },
+    );
   }
 
   add(layer: number, query: string): void {
@@ -123,25 +135,41 @@ class ScoreOutputs {
       [rows(model.integers(0), sinkEnd), rows(start, end), rows(passStart, passEnd)],
       { attributes: { axis: 2 } },
     );
+    const keysByHead = this.#perHead(keys, model.integers(-1, headDim));
     const split = model.node('Reshape', [query, model.integers(0, 0, kvHeads, group, headDim)]);
-    // [1, T, kvHeads, group, headDim] → [kvHeads, group, T, headDim]
-    const byHead = model.node('Reshape', [
-      model.node('Transpose', [split], { attributes: { perm: [0, 2, 3, 1, 4] } }),
-      model.integers(kvHeads, group, -1, headDim),
-    ]);
-    const keysByHead = model.node('Reshape', [keys, model.integers(kvHeads, 1, -1, headDim)]);
-    const logits = model.node('FusedMatMul', [byHead, keysByHead], {
-      microsoft: true,
-      attributes: { transB: 1, alpha: { float: 1 / Math.sqrt(headDim) } },
-    });
-    const masked = model.node('Add', [logits, this.#mask]);
-    const attention = model.node('Softmax', [masked], { attributes: { axis: -1 } });
+    // [1, T, kvHeads, group, headDim] → [1, kvHeads, group, T, headDim]
+    const grouped = model.node('Transpose', [split], { attributes: { perm: [0, 2, 3, 1, 4] } });
+    const queriesByHead = this.#perHead(grouped, model.integers(-1, headDim));
+    const maxima = queriesByHead.map((queries, head) =>
+      this.#headMaxima(queries, keysByHead[head] as string),
+    );
+    const byHead = model.node('Concat', maxima, { attributes: { axis: 0 } });
     // Reducing first leaves one small row to slice instead of copying most of the matrix.
-    const maxima = model.node('ReduceMax', [attention, model.integers(1, 2)], {
-      attributes: { keepdims: 0 },
-    });
-    model.node('Slice', [maxima, sinkEnd, this.#chunkEndColumn, model.integers(1)], {
+    model.node('Slice', [byHead, sinkEnd, this.#chunkEndColumn, model.integers(1)], {
       outputs: [model.output(`scores.${layer}`, 'float32', [kvHeads, 'chunk'])],
     });
+  }
+
+  /** The largest attention to each key of a KV head, `[1, keys]`. */
+  #headMaxima(queries: string, keys: string): string {
+    const { model, config } = this.#blocks;
+    const group = config.queryHeads / config.kvHeads;
+    // The mask is the product's addend: adding it later is one more pass over all logits.
+    const logits = model.node('Gemm', [queries, keys, this.#mask], {
+      attributes: { transB: 1, alpha: { float: 1 / Math.sqrt(config.headDim) } },
+    });
+    const attention = model.node('Softmax', [logits], { attributes: { axis: -1 } });
+    const byQueryHead = model.node('Reshape', [attention, this.#groupShape]);
+    const reduce = (value: string, axis: number, keepdims: 0 | 1): string =>
+      model.node('ReduceMax', [value, model.integers(axis)], { attributes: { keepdims } });
+    return group === 1 ? reduce(attention, 0, 1) : reduce(reduce(byQueryHead, 1, 0), 0, 1);
+  }
+
+  #perHead(value: string, shape: string): readonly string[] {
+    const { model, config } = this.#blocks;
+    const sizes = model.integers(...Array.from({ length: config.kvHeads }, () => 1));
+    return model
+      .split(value, 1, sizes, config.kvHeads)
+      .map((part) => model.node('Reshape', [part, shape]));
   }
 }

@@ -9,6 +9,8 @@ export interface MappedFile extends Closeable {
   readonly sizeBytes: number;
   /** What the FFI takes as a pointer to the byte at `offsetBytes`. Valid until `close`. */
   pointer(offsetBytes: number): unknown;
+  /** Gives the pages back to the system; they are read from the file again when touched. */
+  releasePages(): void;
 }
 
 /**
@@ -25,6 +27,7 @@ function readWhole(path: string): MappedFile {
   return {
     sizeBytes: bytes.length,
     pointer: (offsetBytes) => bytes.subarray(offsetBytes),
+    releasePages: () => undefined,
     close: () => undefined,
   };
 }
@@ -32,6 +35,7 @@ function readWhole(path: string): MappedFile {
 interface Libc {
   readonly mmap: (...args: readonly unknown[]) => unknown;
   readonly munmap: (...args: readonly unknown[]) => unknown;
+  readonly madvise: (...args: readonly unknown[]) => unknown;
 }
 
 let libc: Libc | undefined;
@@ -47,6 +51,7 @@ function loadLibc(): Libc {
         'void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)',
       ),
       munmap: loaded.func('int munmap(void *address, size_t length)'),
+      madvise: loaded.func('int madvise(void *address, size_t length, int advice)'),
     };
   }
   assert(library !== undefined, 'libc stays loaded');
@@ -54,8 +59,8 @@ function loadLibc(): Libc {
 }
 
 function map(path: string): MappedFile {
-  const { mmap, munmap } = loadLibc();
-  const [readOnly, shared, start] = [1, 1, 0];
+  const { mmap, munmap, madvise } = loadLibc();
+  const [readOnly, shared, start, notNeeded] = [1, 1, 0, 4];
   const descriptor = openSync(path, 'r');
   try {
     const sizeBytes = fstatSync(descriptor).size;
@@ -69,6 +74,10 @@ function map(path: string): MappedFile {
     return {
       sizeBytes,
       pointer: (offsetBytes) => address + BigInt(offsetBytes),
+      // Advice only: nothing is wrong if the system does not take it.
+      releasePages: () => {
+        if (open) madvise(pointer, sizeBytes, notNeeded);
+      },
       close: () => {
         if (open) munmap(pointer, sizeBytes);
         open = false;

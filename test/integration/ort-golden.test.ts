@@ -18,8 +18,8 @@ import { fullCache } from '../support/ragged.ts';
 
 /*
  * The engine's own path (ingest, store, load, answer) against transformers. Both compute in float32
- * but add in another order, which goes through all layers. Seen: 5e-5 in logits of up to 30, 1e-5 in
- * scores. The cache is stored in float32, all of it, so that nothing else differs.
+ * but add in another order, which goes through all layers. Seen: 5e-5 in logits of up to 30, 1e-5
+ * in scores. The cache is stored in float32, all of it, so that nothing else differs.
  */
 const tolerance = 1e-3;
 /** Of logits after prefills of other chunks: one runtime, only matrix shapes differ. */

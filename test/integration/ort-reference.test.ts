@@ -12,8 +12,8 @@ import { expectClose } from '../contract/runtime/subject.ts';
 import { embeddedCheckpoint } from '../support/models.ts';
 import { fullCache } from '../support/ragged.ts';
 
-// ONNX Runtime computes in float32, the reference in float64: what differs is float32 rounding, which
-// grows with depth and with the size of the numbers.
+// ONNX Runtime computes in float32, the reference in float64: what differs is float32 rounding,
+// which grows with depth and with the size of the numbers.
 const tolerances = {
   // Logits are up to 20. Seen: 2e-5.
   logits: 2e-4,

@@ -25,6 +25,12 @@ afterAll(async () => {
   random.remove();
 });
 
+/**
+ * Every token is drawn from the whole distribution, so that an answer shows a small difference in
+ * the logits that a greedy one would hide.
+ */
+const sensitive = { maxTokens: 24, temperature: 1, seed: 5 };
+
 /** What of an answer must not depend on anything but context, query and options. */
 function essence({ answer, finishReason, usage }: EngineAnswer) {
   return { answer, finishReason, usage };
@@ -70,16 +76,18 @@ describe('an answer', () => {
   });
 
   it('is the same after the engine and the store were started again', async () => {
-    const before = await engine.answer(record.id);
+    const before = await engine.answer(record.id, { sampling: sensitive });
     await engine.restart();
-    expect(essence(await engine.answer(record.id))).toEqual(essence(before));
+    const after = await engine.answer(record.id, { sampling: sensitive });
+    expect(essence(after)).toEqual(essence(before));
   });
 
   it('does not depend on how its query is cut', async () => {
     const query = `Who signed ${'the lease of the mill or '.repeat(9)}the other lease?`;
-    const cut = await engine.answer(record.id, { query });
+    const cut = await engine.answer(record.id, { query, sampling: sensitive });
     expect(cut.usage.queryTokens).toBeGreaterThan(3 * engine.sliceTokens);
-    const whole = await engine.answer(record.id, { query, sliceTokens: 1000 });
+    const options = { query, sampling: sensitive, sliceTokens: 1000 };
+    const whole = await engine.answer(record.id, options);
     expect(essence(cut)).toEqual(essence(whole));
   });
 
@@ -156,11 +164,21 @@ describe('a query at a smaller keepRatio', () => {
     for (const keepRatio of [0.6, 0.3, 0.1]) {
       const compression = { keepRatio, budget };
       const fresh = (await engine.ingest(lease, { request: { compression } })).record;
-      const expected = await engine.answer(fresh.id);
-      const answer = await engine.answer(stored.record.id, { keepRatio });
+      const expected = await engine.answer(fresh.id, { sampling: sensitive });
+      const answer = await engine.answer(stored.record.id, { keepRatio, sampling: sensitive });
       expect(essence(answer)).toEqual(essence(expected));
       expect({ ...answer.cache, source: '' }).toEqual({ ...expected.cache, source: '' });
     }
+  });
+
+  it('cannot ask for less of a context whose pairs were not scored', async () => {
+    const request = { compression: { method: 'none', keepRatio: 1 } };
+    const whole = (await engine.ingest(lease, { request })).record;
+    await expect(engine.answer(whole.id, { keepRatio: 0.5 })).rejects.toMatchObject({
+      code: 'invalid_argument',
+    });
+    const answer = await engine.answer(whole.id, { keepRatio: 1 });
+    expect(answer.cache.keepRatio).toBe(1);
   });
 
   it('cannot ask for more than was stored', async () => {

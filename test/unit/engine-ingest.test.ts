@@ -195,7 +195,7 @@ describe('an ingestion', () => {
   });
 
   it('scores a document of several chunks pass by pass, each as if it were alone', async () => {
-    const text = `${document} `.repeat(7).trim();
+    const text = `${document} `.repeat(11).trim();
     const request = { compression: { keepRatio: 1 } };
     const { record } = await engine.ingest(text, { request });
     const { plan } = tokenizeDocument(random.checkpoint, ingestRequest(text));

@@ -168,10 +168,21 @@ describe('the dense graph', () => {
         softmax: operators(decoded, 'Softmax').length,
       };
     };
+    const { layers, kvHeads } = source.config;
     const scores = ['scores.0', 'scores.1', 'scores.2'];
     expect(named(false, false)).toEqual({ scores: [], predictions: false, argMax: 0, softmax: 0 });
-    expect(named(true, false)).toEqual({ scores, predictions: false, argMax: 0, softmax: 3 });
-    expect(named(true, true)).toEqual({ scores, predictions: true, argMax: 1, softmax: 3 });
+    expect(named(true, false)).toEqual({
+      scores,
+      predictions: false,
+      argMax: 0,
+      softmax: layers * kvHeads,
+    });
+    expect(named(true, true)).toEqual({
+      scores,
+      predictions: true,
+      argMax: 1,
+      softmax: layers * kvHeads,
+    });
   });
 });
 

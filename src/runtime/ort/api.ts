@@ -128,7 +128,9 @@ function openOrt(path: string): OrtApi {
 
 function openTable(path: string): Handle {
   try {
-    turnTelemetryOff();
+    // The library would keep a device id and a database of usage events in the user's cache folder,
+    // for its maker: what users run is nobody else's business.
+    process.env['ORT_DISABLE_TELEMETRY'] = '1';
     const library = koffi.load(path);
     keptAlive.push(library);
     const base = library.func('void *OrtGetApiBase()')() as Handle;
@@ -149,14 +151,6 @@ function openTable(path: string): Handle {
       { cause: error },
     );
   }
-}
-
-/**
- * The library reads this when it is loaded. It would otherwise send its use to its vendor, and leave
- * a file in the temporary folder for each process.
- */
-function turnTelemetryOff(): void {
-  process.env['ORT_DISABLE_TELEMETRY'] = '1';
 }
 
 /** koffi frees libraries and prototypes that nothing in JS refers to, though functions use them. */

@@ -8,10 +8,10 @@ import { kvLayout, type ModelConfig } from '../../model/config.ts';
 import type { DenseCache, RaggedCache, RaggedSlot, Runtime, ScoreSlice } from '../runtime.ts';
 import { loadOrt } from './api.ts';
 import { OrtDenseCache } from './dense-cache.ts';
+import { DenseCall } from './dense-call.ts';
 import { ForwardCall } from './forward-call.ts';
 import { OrtRaggedCache } from './ragged-cache.ts';
-import { OrtEnvironment, type OrtBinding, type OrtSession } from './session.ts';
-import type { OrtTensor, TensorData } from './tensor.ts';
+import { OrtEnvironment, type OrtSession } from './session.ts';
 
 /** What of the machine a runtime may use. */
 export interface OrtCpuOptions {
@@ -122,6 +122,7 @@ class OrtCpuRuntime implements Runtime {
       const [tensor] = this.#source.tensors.values();
       assert(tensor !== undefined, 'a model has tensors');
       session = this.#environment.createSession(author(), dirname(tensor.file));
+      this.#environment.releasePages();
       this.#sessions.set(name, session);
     }
     return session;
@@ -153,107 +154,5 @@ function using<C extends { close(): void }, T>(resource: C, use: (resource: C) =
     return use(resource);
   } finally {
     resource.close();
-  }
-}
-
-/** One call of a dense graph: shapes differ every time, so everything is bound anew. */
-class DenseCall {
-  readonly #environment: OrtEnvironment;
-  readonly #binding: OrtBinding;
-  readonly #cache: OrtDenseCache;
-  readonly #tensors: OrtTensor[] = [];
-
-  constructor(environment: OrtEnvironment, session: OrtSession, cache: OrtDenseCache) {
-    this.#environment = environment;
-    this.#binding = session.bind();
-    this.#cache = cache;
-    for (const [layer, tensor] of cache.keyTensors.entries()) {
-      this.#binding.input(`past_key.${layer}`, tensor);
-      this.#binding.output(`present_key.${layer}`, tensor);
-    }
-    for (const [layer, tensor] of cache.valueTensors.entries()) {
-      this.#binding.input(`past_value.${layer}`, tensor);
-      this.#binding.output(`present_value.${layer}`, tensor);
-    }
-  }
-
-  run(ids: Int32Array): void {
-    const { length, capacity } = this.#cache;
-    const total = length + ids.length;
-    assert(ids.length > 0 && total <= capacity, `${total} rows exceed the capacity ${capacity}`);
-    this.#input('input_ids', BigInt64Array.from(ids, BigInt), [1, ids.length]);
-    const positions = BigInt64Array.from(ids, (_, i) => BigInt(length + i));
-    this.#input('position_ids', positions, [1, ids.length]);
-    this.#input('last_row', Int32Array.of(total - 1), [1]);
-    this.#input('total_rows', Int32Array.of(total), [1]);
-    this.#binding.run();
-    this.#cache.append(ids.length);
-  }
-
-  score(
-    slice: ScoreSlice,
-    { mask, layout }: { readonly mask: Float32Array; readonly layout: KvLayout },
-  ): Int32Array {
-    const tokens = slice.ids.length;
-    const chunk = slice.chunkEnd - slice.chunkStart;
-    const ordered = [0, slice.sinkEnd, slice.chunkStart, slice.chunkEnd, slice.passStart];
-    ordered.push(this.#cache.length);
-    assert(
-      ordered.every((bound, i) => bound >= (ordered[i - 1] ?? 0)),
-      `rows out of order: ${ordered.join(', ')}`,
-    );
-    const heads = layout.layers * layout.kvHeads;
-    assert(slice.scores.length === heads * chunk, 'a score for every head and chunk token');
-    const bounds = {
-      sink_end: slice.sinkEnd,
-      chunk_start: slice.chunkStart,
-      chunk_end: slice.chunkEnd,
-      pass_start: slice.passStart,
-      pass_end: this.#cache.length + tokens,
-    };
-    for (const [name, value] of Object.entries(bounds)) {
-      this.#input(name, BigInt64Array.of(BigInt(value)), [1]);
-    }
-    this.#input('mask', mask, [tokens, tokens]);
-    const layerScores = Array.from({ length: layout.layers }, (_, layer) => {
-      const data = new Float32Array(layout.kvHeads * chunk);
-      this.#output(`scores.${layer}`, data, [layout.kvHeads, chunk]);
-      return data;
-    });
-    const predictions = new BigInt64Array(slice.predict ? tokens : 0);
-    if (slice.predict) this.#output('predictions', predictions, [1, tokens]);
-    this.run(slice.ids);
-    raise(slice.scores, layerScores);
-    return Int32Array.from(predictions, Number);
-  }
-
-  close(): void {
-    this.#binding.close();
-    for (const tensor of this.#tensors) tensor.close();
-  }
-
-  #input(name: string, data: TensorData, shape: readonly number[]): void {
-    this.#binding.input(name, this.#tensor(data, shape));
-  }
-
-  #output(name: string, data: TensorData, shape: readonly number[]): void {
-    this.#binding.output(name, this.#tensor(data, shape));
-  }
-
-  #tensor(data: TensorData, shape: readonly number[]): OrtTensor {
-    const tensor = this.#environment.tensor(data, shape);
-    this.#tensors.push(tensor);
-    return tensor;
-  }
-}
-
-/** Raises the running maxima by a slice's scores, layer after layer. */
-function raise(maxima: Float32Array, layerScores: readonly Float32Array[]): void {
-  let at = 0;
-  for (const scores of layerScores) {
-    for (const score of scores) {
-      if (score > (maxima[at] as number)) maxima[at] = score;
-      at++;
-    }
   }
 }

@@ -1,5 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import { allocateFloats } from '../allocate.ts';
 import type { DenseCache } from '../runtime.ts';
 import type { OrtEnvironment } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
@@ -18,7 +19,7 @@ export class OrtDenseCache implements DenseCache {
     const { layers, kvHeads, headDim } = layout;
     const allocate = (): readonly OrtTensor<Float32Array>[] =>
       Array.from({ length: layers }, () =>
-        environment.tensor(new Float32Array(kvHeads * capacity * headDim), [
+        environment.tensor(allocateFloats(kvHeads * capacity * headDim), [
           1,
           kvHeads,
           capacity,

@@ -1,5 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import { allocateFloats } from '../allocate.ts';
 import type { RaggedCache, RaggedShape } from '../runtime.ts';
 import type { OrtEnvironment } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
@@ -152,7 +153,7 @@ export class OrtRaggedCache implements RaggedCache {
 
   #allocate(rows: number): OrtTensor<Float32Array> {
     const { headDim } = this.#layout;
-    return this.#environment.tensor(new Float32Array(rows * headDim), [1, 1, rows, headDim]);
+    return this.#environment.tensor(allocateFloats(rows * headDim), [1, 1, rows, headDim]);
   }
 }
 

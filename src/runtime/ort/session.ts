@@ -70,6 +70,11 @@ export class OrtEnvironment {
     }
   }
 
+  /** After making sessions: see `SharedWeights.releasePages`. */
+  releasePages(): void {
+    this.#weights.releasePages();
+  }
+
   tensor<D extends TensorData>(data: D, shape: readonly number[]): OrtTensor<D> {
     return new OrtTensor(this, data, shape);
   }

@@ -23,6 +23,14 @@ export class SharedWeights implements Closeable {
     }
   }
 
+  /**
+   * Gives the mapped pages back: once sessions have packed the matrices, only norms and the
+   * embeddings of the tokens at hand are read.
+   */
+  releasePages(): void {
+    for (const file of this.#files.values()) file.releasePages();
+  }
+
   /** After the sessions that use them. */
   close(): void {
     for (const tensor of this.tensors.values()) tensor.close();

@@ -5,7 +5,8 @@ import type { DenseCache, RaggedCache, RaggedSlot, Runtime, ScoreSlice } from '.
 import { ReferenceDenseCache, ReferenceRaggedCache } from './caches.ts';
 import { createDecoder } from './decoder.ts';
 import type { Decoder } from './decoder.ts';
-import { checkSlice, raiseScores } from './score.ts';
+import { checkScoreSlice } from '../score-slice.ts';
+import { raiseScores } from './score.ts';
 import type { ReferenceModel } from './weights.ts';
 
 export type { ReferenceModel } from './weights.ts';
@@ -50,7 +51,7 @@ export function createReferenceRuntime(
       decoder.run({ ids, startPosition: cache.length, cache: ownDense(cache) });
     },
     score: (cache, slice) => {
-      checkSlice(slice, layout, cache.length);
+      checkScoreSlice(slice, layout, cache.length);
       const dense = ownDense(cache);
       const hidden = decoder.run({
         ids: slice.ids,

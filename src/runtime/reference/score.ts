@@ -1,4 +1,3 @@
-import { assert } from '../../core/assert.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import type { ScoreSlice } from '../runtime.ts';
 import { dot, softmax } from './arithmetic.ts';
@@ -11,21 +10,6 @@ export interface LayerScoring {
   readonly slice: ScoreSlice;
   /** The dense cache, the slice's keys of this layer written but not yet counted. */
   readonly tail: KvTail;
-}
-
-/** Checks that sinks, chunk and own keys lie in this order and within the cache. */
-export function checkSlice(slice: ScoreSlice, layout: KvLayout, length: number): void {
-  const { sinkEnd, chunkStart, chunkEnd, passStart } = slice;
-  const ordered = [0, sinkEnd, chunkStart, chunkEnd, passStart, length];
-  assert(
-    ordered.every((row, i) => i === 0 || row >= (ordered[i - 1] as number)),
-    `expected 0 ≤ sinkEnd ≤ chunkStart ≤ chunkEnd ≤ passStart ≤ length but got ${ordered.join(', ')}`,
-  );
-  const expected = layout.layers * layout.kvHeads * (chunkEnd - chunkStart);
-  assert(
-    slice.scores.length === expected,
-    `expected ${expected} scores but got room for ${slice.scores.length}`,
-  );
 }
 
 /**
