@@ -39,7 +39,9 @@ let noise = new Uint8Array(0);
 function noiseOf(byteLength: number): Uint8Array {
   if (noise.byteLength < byteLength) {
     const random = createRandom(1);
-    const words = Uint32Array.from({ length: Math.ceil(byteLength / 4) }, () => random.nextUint32());
+    const words = Uint32Array.from({ length: Math.ceil(byteLength / 4) }, () =>
+      random.nextUint32(),
+    );
     noise = new Uint8Array(words.buffer);
   }
   return noise.subarray(0, byteLength);

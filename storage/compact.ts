@@ -1,7 +1,8 @@
 import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ReadonceError } from '../src/core/errors.ts';
-import { dataFile, holdsStore, openEnvironment, type Environment } from './environment.ts';
+import { openEnvironment, type Environment } from './environment.ts';
+import { dataFile, holdsStore } from './lmdb-file.ts';
 import { takeSoleUse } from './sole-use.ts';
 
 /** See `ContextStore.compactTo`. */

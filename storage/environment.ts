@@ -1,19 +1,11 @@
-import { existsSync, mkdirSync, realpathSync, statSync } from 'node:fs';
+import { mkdirSync, realpathSync, statSync } from 'node:fs';
 import { endianness } from 'node:os';
 import { join } from 'node:path';
 import { open, type Database, type RootDatabase } from 'lmdb';
 import { assert } from '../src/core/assert.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import { formatVersion } from '../src/core/identity.ts';
-
-/** Bytes of an LMDB page; all figures in FORMAT.md are for this size. */
-export const pageBytes = 4096;
-
-/** The file of a store that holds everything. */
-export const dataFile = 'data.mdb';
-
-/** The file in which LMDB keeps who reads and writes; of no value while nobody does. */
-export const lockFile = 'lock.mdb';
+import { dataFile, pageBytes, requireLmdbFile } from './lmdb-file.ts';
 
 /** Address space for the map, not memory or disk. Ample, so that no process ever has to remap. */
 const mapBytes = 2 ** 40;
@@ -78,7 +70,7 @@ export interface Environment {
 /**
  * Opens (or creates) the environment in `folder`. Durable defaults: a commit is a sync to disk.
  * @throws ReadonceError `unsupported`, before anything is changed, when the folder has a store of
- * another format version
+ * another format version, or something else in its place
  */
 export function openEnvironment(folder: string): Environment {
   assert(endianness() === 'LE', 'stored arrays are little-endian and read in place');
@@ -142,16 +134,12 @@ export function isOpenHere(folder: string): boolean {
   return (openHere.get(realpathSync(folder)) ?? 0) > 0;
 }
 
-/** Whether there is a store in a folder. */
-export function holdsStore(folder: string): boolean {
-  return existsSync(join(folder, dataFile));
-}
-
 /** Lmdb-js's flags for a transaction that can be aborted and is synced, and LMDB's NOMETASYNC. */
 const commitFlags: Readonly<Record<Commit, number>> = { durable: 3, ordered: 0x40003 };
 
 function openRoot(folder: string): RootDatabase<Buffer, Buffer> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
+  requireLmdbFile(folder);
   return open<Buffer, Buffer>({
     path: folder,
     noSubdir: false,

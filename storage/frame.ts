@@ -1,8 +1,8 @@
-import { crc32 } from 'node:zlib';
 import { assert } from '../src/core/assert.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import { formatVersion } from '../src/core/identity.ts';
-import { idBytes, idByteLength } from './keys.ts';
+import { crc32 } from './checksum.ts';
+import { idBytes } from './keys.ts';
 
 /** Bytes of the header before every value's payload; FORMAT.md has the layout. */
 export const frameHeaderBytes = 64;
@@ -111,34 +111,62 @@ export function encodeFrame(
   return value;
 }
 
+/** What the frames of a run have in common, made once for all of them. */
+export interface ExpectedFrames {
+  readonly header: Omit<FrameHeader, 'firstRank' | 'count'>;
+  /** The bytes that all their headers begin with. */
+  readonly start: Buffer;
+}
+
+/** What frames must be to be those of `header`, at any rank. */
+export function expectFrames(header: ExpectedFrames['header']): ExpectedFrames {
+  const any = encodeFrame({ ...header, firstRank: 0, count: 0 }, []);
+  return { header, start: any.subarray(0, offsets.firstRank) };
+}
+
 /**
  * Verifies a value against where it was found.
  * @throws ReadonceError `corrupt_record`, whose details name the first check that failed
  */
 export function decodeFrame(value: Uint8Array, expected: Omit<FrameHeader, 'count'>): Frame {
-  const { id, kind, layer, head, firstRank, generation = 0 } = expected;
-  const check = (condition: boolean, reason: string): void => {
-    if (!condition) throw corruptRecord(id, reason, { kind, layer, head, firstRank, generation });
-  };
-  check(value.byteLength >= frameHeaderBytes, 'a value shorter than its header');
   const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
-  check(bytes.readUInt32LE(offsets.magic) === magic, 'a wrong magic number');
-  check(bytes.readUInt16LE(offsets.version) === formatVersion, 'an unknown format version');
-  check(bytes.readUInt16LE(offsets.kind) === frameKinds[kind], 'another kind of record');
-  const precision = Buffer.alloc(precisionByteLength);
-  precision.write(expected.precision, 'latin1');
-  check(bytes.subarray(offsets.precision, offsets.id).equals(precision), 'another precision');
-  const owner = bytes.subarray(offsets.id, offsets.id + idByteLength);
-  check(owner.equals(idBytes(id)), "another context's record");
-  check(bytes.readUInt16LE(offsets.layer) === layer, 'another layer');
-  check(bytes.readUInt16LE(offsets.head) === head, 'another head');
-  check(bytes.readUInt32LE(offsets.firstRank) === firstRank, 'another rank');
-  const payloadBytes = bytes.readUInt32LE(offsets.payloadBytes);
-  check(payloadBytes === value.byteLength - frameHeaderBytes, 'a wrong length');
-  check(bytes.readUInt32LE(offsets.generation) === generation, 'another generation');
-  check(bytes.readUInt32LE(offsets.headerChecksum) === headerChecksum(bytes), 'a damaged header');
-  check(bytes.readUInt32LE(offsets.payloadChecksum) === payloadChecksum(bytes), 'damaged content');
-  return { count: bytes.readUInt32LE(offsets.count), payload: value.subarray(frameHeaderBytes) };
+  return decodeFrameOf(bytes, expectFrames(expected), expected.firstRank);
+}
+
+/** As `decodeFrame`, for many frames of one run. */
+export function decodeFrameOf(
+  value: Buffer,
+  { header, start }: ExpectedFrames,
+  firstRank: number,
+): Frame {
+  const fail = (reason: string): ReadonceError => {
+    const { id, kind, layer, head, generation = 0 } = header;
+    return corruptRecord(id, reason, { kind, layer, head, firstRank, generation });
+  };
+  if (value.byteLength < frameHeaderBytes) throw fail('a value shorter than its header');
+  if (value.compare(start, 0, start.byteLength, 0, start.byteLength) !== 0) {
+    throw fail(firstDifference(value, start));
+  }
+  const field = (offset: number): number => value.readUInt32LE(offset);
+  if (field(offsets.firstRank) !== firstRank) throw fail('another rank');
+  if (field(offsets.payloadBytes) !== value.byteLength - frameHeaderBytes) {
+    throw fail('a wrong length');
+  }
+  if (field(offsets.generation) !== (header.generation ?? 0)) throw fail('another generation');
+  if (field(offsets.headerChecksum) !== headerChecksum(value)) throw fail('a damaged header');
+  if (field(offsets.payloadChecksum) !== payloadChecksum(value)) throw fail('damaged content');
+  return { count: field(offsets.count), payload: value.subarray(frameHeaderBytes) };
+}
+
+/** What the first field of a header is that differs from what was expected. */
+function firstDifference(value: Buffer, start: Buffer): string {
+  const at = start.findIndex((byte, i) => byte !== value[i]);
+  if (at < offsets.version) return 'a wrong magic number';
+  if (at < offsets.kind) return 'an unknown format version';
+  if (at < offsets.precision) return 'another kind of record';
+  if (at < offsets.id) return 'another precision';
+  if (at < offsets.layer) return "another context's record";
+  return at < offsets.head ? 'another layer' : 'another head';
 }
 
 /** What a header, not verified, says of how many bytes follow it. */

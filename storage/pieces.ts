@@ -1,7 +1,14 @@
 import { assert } from '../src/core/assert.ts';
-import { corruptRecord, decodeFrame, encodeFrame, frameHeaderBytes } from './frame.ts';
-import { pageBytes, type Snapshot, type Table } from './environment.ts';
+import {
+  corruptRecord,
+  decodeFrameOf,
+  encodeFrame,
+  expectFrames,
+  frameHeaderBytes,
+} from './frame.ts';
+import type { Snapshot, Table } from './environment.ts';
 import { pieceKey, pieceKeyByteLength } from './keys.ts';
+import { pageBytes } from './lmdb-file.ts';
 
 /** Bytes that LMDB puts before a value which fills pages of its own. */
 const overflowHeaderBytes = 24;
@@ -116,13 +123,16 @@ export function* readPieces(
   snapshot: Snapshot,
 ): Generator<ReadPiece> {
   const { id, kind, layer, head, generation } = run;
-  for (let firstRank = from === 0 ? 0 : startOfPiece(table, run, from, snapshot); firstRank < to;) {
-    const address = { ...run, firstRank };
+  const expected = expectFrames(run);
+  const start = from === 0 ? 0 : startOfPiece(table, run, from, snapshot);
+  const key = pieceKey({ ...run, firstRank: start });
+  for (let firstRank = start; firstRank < to;) {
     const fail = (reason: string) =>
       corruptRecord(id, reason, { kind, layer, head, firstRank, generation });
-    const value = readFast(table, pieceKey(address), snapshot);
+    key.writeUInt32BE(firstRank, key.byteLength - rankBytes);
+    const value = readFast(table, key, snapshot);
     if (value === undefined) throw fail('a missing piece');
-    const { count, payload } = decodeFrame(value, address);
+    const { count, payload } = decodeFrameOf(value, expected, firstRank);
     if (count === 0 || count > run.rows - firstRank) throw fail('a wrong number of rows');
     if (payload.byteLength !== count * run.rowBytes) throw fail('rows of another size');
     const stamp = headerStamp(value);
@@ -146,9 +156,9 @@ function startOfPiece(table: Table, run: Run, rank: number, snapshot: Snapshot):
 /** Bytes of the rank that ends a piece's key. */
 const rankBytes = 4;
 
-/** The checksums in a value's header: another value's differ. */
-function headerStamp(value: Buffer): bigint {
-  return value.readBigUInt64LE(frameHeaderBytes - 8);
+/** The checksum that ends a value's header: another value's differs. */
+function headerStamp(value: Buffer): number {
+  return value.readUInt32LE(frameHeaderBytes - 4);
 }
 
 /** Lmdb-js's read without an allocation. Its types leave the options out. */

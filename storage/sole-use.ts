@@ -2,7 +2,8 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import { ReadonceError } from '../src/core/errors.ts';
-import { isOpenHere, lockFile } from './environment.ts';
+import { isOpenHere } from './environment.ts';
+import { lockFile } from './lmdb-file.ts';
 
 /** A store's folder that no other process can use until `end` is called. */
 export interface SoleUse {

@@ -57,9 +57,7 @@ export async function writeContext(
     deps.makeRoom(plan.pages);
     const slab = new Slab(transactionBytes + deps.pieceBytes);
     const claimed = { ...plan, generation, allocate: slab.allocate };
-    for (const pieces of [segmentPieces, describingPieces]) {
-      await putPieces(deps, { claim, slab, pieces: pieces(env, write, claimed) }, signal);
-    }
+    await putPieces(deps, { claim, slab, pieces: allPieces(env, write, claimed) }, signal);
     const record = { ...write.record, timings: write.timings() };
     return env.transact(() => {
       requireMark(env, claim);
@@ -153,6 +151,15 @@ interface TablePiece extends Piece {
   readonly table: Table;
 }
 
+function* allPieces(
+  env: Environment,
+  write: ContextWrite,
+  plan: ClaimedPlan,
+): Generator<TablePiece> {
+  yield* segmentPieces(env, write, plan);
+  yield* describingPieces(env, write, plan);
+}
+
 function* segmentPieces(
   { tables }: Environment,
   write: ContextWrite,
@@ -200,7 +207,7 @@ interface PieceBatch {
   readonly slab: Slab;
 }
 
-/** Stores pieces in transactions of bounded size; other work gets a turn in between. */
+/** Stores pieces in order, in transactions of bounded size; other work gets a turn in between. */
 async function putPieces(
   { env }: WriteDeps,
   { claim, pieces, slab }: PieceBatch,

@@ -3,7 +3,7 @@ import type { Config } from '../config/schema.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { compactStore, type Compaction } from '../../storage/compact.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { holdsStore } from '../../storage/environment.ts';
+import { holdsStore } from '../../storage/lmdb-file.ts';
 import { openContextStore } from '../../storage/open-store.ts';
 import { defineCliCommand, UsageError, type CliCommand, type Output } from './command.ts';
 import { formatBytes, formatCount, formatTable } from './format.ts';

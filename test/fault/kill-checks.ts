@@ -1,9 +1,16 @@
 import { basename } from 'node:path';
 import { ReadonceError } from '../../src/core/errors.ts';
 import type { ReadonceClient } from '../../src/client/client.ts';
-import type { Context } from '../../src/client/types.ts';
+import type { Context, QueryRequest } from '../../src/client/types.ts';
 import type { FaultWorkspace } from './fault-server.ts';
-import { listAll, mayHave, usageOf, type Promised, type Violation } from './ledger.ts';
+import {
+  listAll,
+  mayHave,
+  usageOf,
+  type Expected,
+  type Promised,
+  type Violation,
+} from './ledger.ts';
 import { filesBelow, scanStore, type StoreScan } from './store-scan.ts';
 
 /** What is checked when the processes run again and nobody else asks them for anything. */
@@ -18,6 +25,9 @@ export interface Check {
 
 /** Questions asked at once: enough that answers share steps of the model. */
 const askersAtOnce = 4;
+
+/** What a context that is not there answers: `conflict` where an ingestion failed. */
+const refusals = new Set(['not_found', 'conflict']);
 
 /** The files of a store. */
 const storeFiles = new Set(['data.mdb', 'lock.mdb']);
@@ -74,31 +84,46 @@ async function checkAnswers(check: Check): Promise<void> {
   const ask = async (): Promise<void> => {
     for (let next = questions.pop(); next !== undefined; next = questions.pop()) {
       const { promised, expected } = next;
-      const { name } = promised.recipe;
-      const right = promised.presence === 'present' ? expected.answer : 'not_found';
       const got = await answerOf(check.client, promised.id, expected.request);
       check.onAnswer();
-      const isConflict = right === 'not_found' && got === 'conflict';
-      if (got !== right && !isConflict)
-        check.report('wrong answer', `${name}: ${got} not ${right}`);
+      compare(check, promised, expected, got);
     }
   };
   await Promise.all(Array.from({ length: askersAtOnce }, ask));
 }
 
-/** The answer, or the code of the error. */
-async function answerOf(
-  client: ReadonceClient,
-  id: string,
-  request: Promised['expected'][number]['request'],
-): Promise<string> {
+interface Got {
+  /** Undefined if there was none. */
+  readonly answer: string | undefined;
+  /** Of the error, or empty. */
+  readonly code: string;
+}
+
+async function answerOf(client: ReadonceClient, id: string, request: QueryRequest): Promise<Got> {
   try {
     const { answer, usage } = await client.query(id, request);
     const recomputed = usage.prefilledTokens !== usage.queryTokens;
-    return recomputed ? `${answer} (prefilled ${usage.prefilledTokens})` : answer;
+    const note = recomputed ? ` (prefilled ${usage.prefilledTokens} tokens)` : '';
+    return { answer: answer + note, code: '' };
   } catch (error) {
-    if (error instanceof ReadonceError) return error.code;
+    if (error instanceof ReadonceError) return { answer: undefined, code: error.code };
     throw error;
+  }
+}
+
+function compare(
+  { report }: Check,
+  { recipe: { name }, presence }: Promised,
+  expected: Expected,
+  { answer, code }: Got,
+): void {
+  if (presence === 'absent') {
+    if (answer !== undefined) report('came back', `${name} answers: ${answer}`);
+    else if (!refusals.has(code)) report('error', `${name}, which is not there: ${code}`);
+  } else if (answer === undefined) {
+    report('lost', `${name} gives ${code}`);
+  } else if (answer !== expected.answer) {
+    report('wrong answer', `${name}: ${answer}, not ${expected.answer}`);
   }
 }
 

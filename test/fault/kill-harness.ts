@@ -13,7 +13,7 @@ import {
 } from './fault-server.ts';
 import { checkEverything } from './kill-checks.ts';
 import { work, workPhases, type WorkPhase } from './kill-work.ts';
-import { pick, recordPromises, type Promised, type Violation } from './ledger.ts';
+import { listAll, pick, recordPromises, type Promised, type Violation } from './ledger.ts';
 import { createRecipes } from './recipes.ts';
 import { scanStore } from './store-scan.ts';
 
@@ -151,10 +151,8 @@ class KillRun {
   async finish(): Promise<void> {
     const victim = this.#victim ?? (await startVictim(this.#workspace));
     const { client } = victim.server;
-    for (const promised of this.#promises) {
-      if (promised.presence === 'present') await client.delete(promised.id);
-      promised.presence = 'absent';
-    }
+    for (const { id } of await listAll(client)) await client.delete(id);
+    for (const promised of this.#promises) promised.presence = 'absent';
     const { scan } = await this.#check(victim);
     this.report.leakedBytes = scan.stats.usedBytes - this.#baselineBytes;
     this.report.fileBytes = scan.stats.fileBytes;

@@ -22,7 +22,7 @@ export interface Promised {
   readonly id: string;
   /** What an undisturbed server stored. */
   readonly size: Context['size'];
-  /** With all that was kept, and with less. */
+  /** With all that was kept, and, where that can be, with less. */
   readonly expected: readonly Expected[];
   /** `unknown`: a request that would change it was not answered. */
   presence: 'present' | 'absent' | 'unknown';
@@ -73,10 +73,9 @@ export async function recordPromises(
   const promises: Promised[] = [];
   for (const recipe of recipes) {
     const context = await client.put(recipe.put);
-    const { keepRatio } = recipe.put.compression;
     const expected: Expected[] = [];
-    for (const asked of [keepRatio, keepRatio / 2]) {
-      const request = { query: recipe.question, maxTokens: answerTokens, keepRatio: asked };
+    for (const keepRatio of askedRatios(recipe)) {
+      const request = { query: recipe.question, maxTokens: answerTokens, keepRatio };
       expected.push({ request, answer: (await client.query(context.id, request)).answer });
     }
     await client.delete(context.id);
@@ -92,6 +91,12 @@ export async function recordPromises(
     });
   }
   return promises;
+}
+
+/** All that was kept, and half of it; pairs without scores cannot be used in part. */
+function askedRatios({ put }: Recipe): readonly number[] {
+  const { method, keepRatio } = put.compression;
+  return method === 'none' ? [keepRatio] : [keepRatio, keepRatio / 2];
 }
 
 /** All contexts a server lists. */

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { open } from 'lmdb';
 import { describe, expect, it } from 'vitest';
@@ -189,6 +189,15 @@ describe('a store', () => {
         details: { expected: 2, found: version },
       });
       expect(readFileSync(join(folder, 'data.mdb')).equals(before)).toBe(true);
+    }
+  });
+
+  it('refuses a folder whose data file is something else', async () => {
+    for (const bytes of [Buffer.alloc(100_000, 7), Buffer.alloc(8192), Buffer.from('text')]) {
+      const folder = storeFolder();
+      writeFileSync(join(folder, 'data.mdb'), bytes);
+      await expect(openStore({ folder })).rejects.toMatchObject({ code: 'unsupported' });
+      expect(readFileSync(join(folder, 'data.mdb')).equals(bytes)).toBe(true);
     }
   });
 

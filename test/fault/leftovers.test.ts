@@ -4,11 +4,15 @@ import { fileURLToPath } from 'node:url';
 import { expect, it, onTestFinished } from 'vitest';
 import {
   entryCounts,
+  killHard,
   noEntries,
   openStore,
   openTables,
   storeFolder,
+  writeInChild,
 } from '../support/storage-harness.ts';
+import { createFaultWorkspace, killNow, startVictim } from './fault-server.ts';
+import { scanStore } from './store-scan.ts';
 
 const writer = fileURLToPath(new URL('../support/storage-writer.ts', import.meta.url));
 
@@ -39,4 +43,19 @@ it('a writer that was killed is dead although its parent has not taken notice', 
   const store = await openStore({ folder });
   expect(await store.sweep()).toBe(1);
   expect(entryCounts(openTables(folder))).toEqual(noEntries);
+});
+
+it('an engine that starts again sweeps up what dead processes left, though its server lives', async () => {
+  const workspace = createFaultWorkspace();
+  const victim = await startVictim(workspace);
+  onTestFinished(async () => {
+    await victim.server.stop();
+    workspace.remove();
+  });
+  await killHard(await writeInChild(workspace.data, 1, 'segments'));
+  expect((await scanStore(workspace.data)).unfinished).toHaveLength(1);
+  killNow(victim, 'engine');
+  await expect.poll(() => victim.server.stderr()).toContain('engine process ended');
+  await victim.server.client.waitReady();
+  expect(await scanStore(workspace.data)).toMatchObject({ orphans: [], unfinished: [] });
 });
