@@ -75,6 +75,7 @@ describe('a damaged context', () => {
     host.unload(record.id);
     damage('segments', record.id);
     await expect(ask(record.id)).rejects.toMatchObject({ code: 'corrupt_record' });
+    await expect(ask(record.id)).rejects.toMatchObject({ code: 'not_found' });
     const identified = await host.identify(ingestRequest(document));
     expect(identified).toMatchObject({ id: record.id, stored: undefined });
     await ingest();

@@ -107,16 +107,14 @@ test('an unknown method, budget or precision lists the known ones', async () => 
   expect(await refuse({ precision: 'zip' })).toContain('"f16"');
 });
 
-test.each([
-  { precision: 'int4' },
-  { keepRatio: 'auto' },
-  { method: 'snapkv' },
-  { budget: 'head' },
-])('what the contract names but is not built is unsupported: %o', async (compression) => {
-  await problem(await server.put({ document, compression }), 'unsupported');
-  const query = new URLSearchParams(compression as Record<string, string>);
-  await problem(await putRaw('text/plain', document, `?${query.toString()}`), 'unsupported');
-});
+test.each([{ precision: 'int4' }, { keepRatio: 'auto' }, { method: 'snapkv' }, { budget: 'head' }])(
+  'what the contract names but is not built is unsupported: %o',
+  async (compression) => {
+    await problem(await server.put({ document, compression }), 'unsupported');
+    const query = new URLSearchParams(compression as Record<string, string>);
+    await problem(await putRaw('text/plain', document, `?${query.toString()}`), 'unsupported');
+  },
+);
 
 test.each<[string, string]>([
   ['cut off', '{"document": "te'],

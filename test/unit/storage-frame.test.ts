@@ -1,5 +1,7 @@
+import { crc32 as zlibCrc32 } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { ReadonceError } from '../../src/core/errors.ts';
+import { crc32 } from '../../storage/checksum.ts';
 import { decodeFrame, encodeFrame, frameHeaderBytes } from '../../storage/frame.ts';
 
 const header = {
@@ -13,6 +15,18 @@ const header = {
   generation: 0x090a0b0c,
 } as const;
 const payload = Uint8Array.of(0xa0, 0xa1, 0xa2, 0xa3, 0xb0, 0xb1, 0xb2, 0xb3);
+
+it('checksums are those of zlib, by whatever they are computed', () => {
+  const bytes = Buffer.from('123456789');
+  // The check value of CRC-32/ISO-HDLC.
+  expect(crc32(bytes)).toBe(0xcbf43926);
+  for (const length of [0, 1, 60, 64, 1000, 65_536]) {
+    const noise = Uint8Array.from({ length }, (_, i) => (i * 2_654_435_761) >>> 13);
+    expect(crc32(noise)).toBe(zlibCrc32(noise));
+    const half = length >> 1;
+    expect(crc32(noise.subarray(half), crc32(noise.subarray(0, half)))).toBe(zlibCrc32(noise));
+  }
+});
 
 describe('frames', () => {
   it('have the bytes that FORMAT.md gives as an example', () => {
