@@ -16,7 +16,7 @@ import { scanStore } from './store-scan.ts';
 
 const writer = fileURLToPath(new URL('../support/storage-writer.ts', import.meta.url));
 
-/** A writer that stalls half-way, the child of a process that never asks how its children ended. */
+/** A writer that stalls half-way, a child of a process that never asks how its children ended. */
 async function stalledWriter(folder: string): Promise<number> {
   const command = '"$@" & echo "pid $!"; exec sleep 60';
   const parent = spawn(
