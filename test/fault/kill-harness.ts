@@ -21,7 +21,7 @@ import { scanStore } from './store-scan.ts';
 export interface KillOptions {
   /** Kills; at least 1. */
   readonly rounds: number;
-  /** Gives the same targets, moments and requests again; how they interleave is up to the machine. */
+  /** Gives the same targets, moments and requests again; the machine decides how they interleave. */
   readonly seed: number;
   /** Contexts that come and go. */
   readonly recipes: number;
@@ -56,7 +56,7 @@ export interface KillReport {
 /** Clients that work at once. */
 const workers = 4;
 
-/** A kill that is aimed at no phase comes within this time, and so does one whose phase never comes. */
+/** A kill aimed at no phase comes within this time, and so does one whose phase never comes. */
 const longestRoundMs = 1_000;
 
 /** A kill that is aimed at a phase comes at most this long behind it, mostly sooner. */
