@@ -21,7 +21,7 @@ import { scanStore } from './store-scan.ts';
 export interface KillOptions {
   /** Kills; at least 1. */
   readonly rounds: number;
-  /** Gives the same targets, moments and requests again; the machine decides how they interleave. */
+  /** Gives the same targets, moments and requests; the machine decides how they interleave. */
   readonly seed: number;
   /** Contexts that come and go. */
   readonly recipes: number;
