@@ -38,14 +38,19 @@ const answerTokens = 48;
 
 const storeMaxBytes = 16 * 2 ** 30;
 /** Room for a dozen contexts of a short document, loaded side by side. */
-const poolBytes = 2 * 2 ** 30;
+const engineLimits = {
+  poolBytes: 2 * 2 ** 30,
+  maxRunningQueries: 1,
+  maxQueryWaitMs: 3_600_000,
+  maxSessions: 0,
+};
 
 /** @throws ReadonceError of the model, the store or the runtime */
 export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> {
   const storeFolder = await mkdtemp(join(tmpdir(), 'readonce-lab-'));
   const logLevel = 'warn';
   const engine = await EngineHost.start(
-    { model, cacheFolder, storeFolder, storeMaxBytes, poolBytes, logLevel },
+    { model, cacheFolder, storeFolder, storeMaxBytes, logLevel, ...engineLimits },
     createLogger({ level: logLevel }),
   );
   const signal = new AbortController().signal;
@@ -74,7 +79,12 @@ export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> 
         stop: [],
       };
       const { answer } = await engine.answer({
-        query: { contextId, query: question.trim(), sampling, keepRatio },
+        query: {
+          source: { kind: 'context', contextId, keepRatio },
+          tenant: '',
+          turns: [{ role: 'user', content: question.trim() }],
+          sampling,
+        },
         onText: () => undefined,
         signal,
       });

@@ -66,6 +66,9 @@ async function startParts(
     storeFolder: config.data,
     storeMaxBytes: config.storeMaxBytes,
     poolBytes: config.poolBytes,
+    maxRunningQueries: config.maxRunningQueries,
+    maxQueryWaitMs: config.maxQueryWaitMs,
+    maxSessions: config.maxSessions,
     logLevel: config.logLevel,
     logger,
   });

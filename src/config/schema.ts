@@ -47,7 +47,10 @@ export const configSchema = z.strictObject({
   maxBodyBytes: integer(1024, 2 ** 30).describe('Largest request body.'),
   maxImportBytes: bytes(mebibyte).describe('Largest context file that is imported.'),
   maxQueuedIngests: integer(1, 100_000).describe('Ingestions that may run or wait.'),
+  maxRunningQueries: integer(1, 64).describe('Queries that compute at once; others wait.'),
   maxQueuedQueries: integer(1, 100_000).describe('Queries that may run or wait.'),
+  maxQueryWaitMs: integer(1, 3_600_000).describe('How long a query may wait for its turn.'),
+  maxSessions: integer(0, 100_000).describe('Sessions held at once.'),
   shutdownMs: integer(0, 3_600_000).describe('How long running answers may take to finish.'),
   logLevel: choice(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).describe(
     'Least severe log records written to stderr.',
@@ -88,7 +91,12 @@ export function defaultConfig(cacheFolder: string): Config {
     // Half the cache of 64 Ki tokens at 128 KiB a token, as models of 8B parameters have.
     maxImportBytes: 4096 * mebibyte,
     maxQueuedIngests: 64,
+    // Past sixteen tokens a step, two cores gain nothing from more.
+    maxRunningQueries: 16,
     maxQueuedQueries: 256,
+    // Proxies commonly give up after a minute.
+    maxQueryWaitMs: 60_000,
+    maxSessions: 256,
     shutdownMs: 10_000,
     logLevel: 'info',
   };

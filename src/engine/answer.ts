@@ -48,8 +48,12 @@ export async function answer(
   call: AnswerCall,
 ): Promise<EngineAnswer> {
   const arrivedMs = dependencies.clock.monotonicMs();
-  const record = findContext(dependencies, call.query.contextId);
-  const keepRatio = usedKeepRatio(record, call.query.keepRatio);
+  const { source } = call.query;
+  if (source.kind !== 'context' || call.query.turns.length !== 1) {
+    throw new ReadonceError('unsupported', 'Expected one question to a context: not built yet');
+  }
+  const record = findContext(dependencies, source.contextId);
+  const keepRatio = usedKeepRatio(record, source.keepRatio);
   const queryIds = encodeQuery(dependencies.checkpoint, record, call.query);
   return new AnswerRun(dependencies, call, { record, keepRatio, queryIds, arrivedMs }).run();
 }
@@ -95,8 +99,9 @@ function usedKeepRatio(record: ContextRecord, asked: number | undefined): number
 function encodeQuery(
   { tokenizer, template, config, id }: Checkpoint,
   record: ContextRecord,
-  { query, sampling }: EngineQuery,
+  { turns, sampling }: EngineQuery,
 ): Int32Array {
+  const query = turns.map(({ content }) => content).join('');
   const context = contextTokens(record);
   const tooLong = (queryTokens: number | string): ReadonceError =>
     new ReadonceError(

@@ -12,12 +12,14 @@ import type {
   EngineQuery,
   EngineReply,
   EngineRequest,
+  EngineSession,
   EngineState,
   Identified,
   IdentifyRequest,
   Ingested,
   IngestProgress,
   IngestRequest,
+  SessionRequest,
 } from './protocol.ts';
 
 /** What the process is started with, and the logger of this side, which does not cross. */
@@ -111,6 +113,18 @@ class EngineClient implements SupervisedEngine {
     signal?: AbortSignal,
   ): Promise<EngineAnswer> {
     return (await this.#call({ op: 'query', args: request }, { signal, onText })) as EngineAnswer;
+  }
+
+  async openSession(request: SessionRequest): Promise<EngineSession> {
+    return (await this.#call({ op: 'open-session', args: request }, {})) as EngineSession;
+  }
+
+  async session(sessionId: string): Promise<EngineSession> {
+    return (await this.#call({ op: 'session', args: { sessionId } }, {})) as EngineSession;
+  }
+
+  async closeSession(sessionId: string): Promise<void> {
+    await this.#call({ op: 'close-session', args: { sessionId } }, {});
   }
 
   async unload(contextId: string): Promise<void> {

@@ -21,9 +21,11 @@ import type {
   EngineAnswer,
   EngineInfo,
   EngineOptions,
+  EngineSession,
   Identified,
   IdentifyRequest,
   Ingested,
+  SessionRequest,
 } from './protocol.ts';
 import { Stepper } from './stepper.ts';
 
@@ -192,7 +194,19 @@ export class EngineHost {
       clock: systemClock,
       sliceTokens,
     };
-    return this.#track(this.#noteDamage(call.query.contextId, answer(dependencies, call)));
+    return this.#track(this.#noteDamage(contextOf(call), answer(dependencies, call)));
+  }
+
+  openSession(_request: SessionRequest): Promise<EngineSession> {
+    return Promise.reject(new ReadonceError('unsupported', 'Sessions are not built yet'));
+  }
+
+  session(sessionId: string): EngineSession {
+    throw new ReadonceError('not_found', `Expected an open session but got ${sessionId}`);
+  }
+
+  closeSession(sessionId: string): void {
+    this.session(sessionId);
   }
 
   /** Forgets a loaded context. */
@@ -232,6 +246,10 @@ export class EngineHost {
     call.then(forget, forget);
     return call;
   }
+}
+
+function contextOf({ query: { source } }: AnswerCall): string {
+  return source.kind === 'context' ? source.contextId : '';
 }
 
 function isCorruption(error: unknown): error is ReadonceError {

@@ -74,6 +74,12 @@ async function handle(running: EngineHost, request: EngineRequest): Promise<void
           },
         }),
       );
+    case 'open-session':
+      return serve(request.requestId, () => running.openSession(request.args));
+    case 'session':
+      return serve(request.requestId, () => running.session(request.args.sessionId));
+    case 'close-session':
+      return serve(request.requestId, () => running.closeSession(request.args.sessionId));
     case 'unload':
       return serve(request.requestId, () => running.unload(request.args.contextId));
     case 'cancel':

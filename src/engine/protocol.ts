@@ -78,14 +78,68 @@ export interface SamplingOptions {
   readonly stop: readonly string[];
 }
 
-/** A question to a stored context, every choice made: defaults are the service's. */
+/** One message of a conversation, as chat APIs have it. */
+export interface ChatMessage {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+}
+
+/** What a query is asked of. */
+export type QuerySource =
+  | {
+      readonly kind: 'context';
+      readonly contextId: string;
+      /** Use less of the stored cache than was kept; undefined: all of it. */
+      readonly keepRatio: number | undefined;
+    }
+  /** A session's context, and its conversation so far. */
+  | { readonly kind: 'session'; readonly sessionId: string }
+  /** Nothing stored: document and instructions are prefilled for this query and forgotten. */
+  | {
+      readonly kind: 'prompt';
+      /** The same tokens as a context of this document has; undefined: an ordinary chat. */
+      readonly document: string | undefined;
+      readonly instructions: string | undefined;
+    };
+
+/** A question, every choice made: defaults are the service's. */
 export interface EngineQuery {
-  readonly contextId: string;
-  /** Trimmed, not empty. */
-  readonly query: string;
+  readonly source: QuerySource;
+  /** Who asks: running tenants share the device evenly. '' without tenants. */
+  readonly tenant: string;
+  /**
+   * User and assistant in turn, a user's message first and last; contents are trimmed and not
+   * empty, but for the first one's, if the document stands in its place. The first continues the
+   * document's turn.
+   */
+  readonly turns: readonly ChatMessage[];
   readonly sampling: SamplingOptions;
-  /** Use less of the stored cache than was kept; undefined: all of it. */
+}
+
+/** Opens a conversation with a stored context. */
+export interface SessionRequest {
+  readonly contextId: string;
+  /** Undefined: all that is stored. */
   readonly keepRatio: number | undefined;
+  readonly tenant: string;
+  /** The session ends when it was not used for so long. */
+  readonly ttlMs: number;
+}
+
+/** A conversation whose KV pairs stay in the engine's memory between turns. */
+export interface EngineSession {
+  /** `ses_…` */
+  readonly id: string;
+  readonly contextId: string;
+  readonly tenant: string;
+  readonly keepRatio: number;
+  /** Questions answered. */
+  readonly turns: number;
+  /** Tokens held behind the context. */
+  readonly tokens: number;
+  readonly createdAtMs: number;
+  readonly lastUsedAtMs: number;
+  readonly expiresAtMs: number;
 }
 
 /** An answer and what it took; durations are milliseconds. */
@@ -103,7 +157,8 @@ export interface EngineAnswer {
     readonly prefilledTokens: number;
   };
   readonly cache: {
-    readonly source: 'device' | 'host' | 'disk';
+    /** `none`: nothing stored was used. */
+    readonly source: 'device' | 'host' | 'disk' | 'none';
     readonly keepRatio: number;
     /** Pairs answered from, all heads together. */
     readonly pairs: number;
@@ -134,6 +189,12 @@ export interface EngineOptions {
   readonly storeMaxBytes: number;
   /** Memory for loaded contexts, bytes. */
   readonly poolBytes: number;
+  /** Queries that compute at once; others wait. */
+  readonly maxRunningQueries: number;
+  /** How long a query may wait for its turn, ms. */
+  readonly maxQueryWaitMs: number;
+  /** Sessions held at once. */
+  readonly maxSessions: number;
   readonly logLevel: LogLevel;
 }
 
@@ -143,7 +204,14 @@ export type EngineRequest =
   | { readonly op: 'identify'; readonly requestId: number; readonly args: IdentifyRequest }
   | { readonly op: 'ingest'; readonly requestId: number; readonly args: IngestRequest }
   | { readonly op: 'query'; readonly requestId: number; readonly args: EngineQuery }
-  /** Forget a loaded context (it was deleted). */
+  | { readonly op: 'open-session'; readonly requestId: number; readonly args: SessionRequest }
+  | { readonly op: 'session'; readonly requestId: number; readonly args: { sessionId: string } }
+  | {
+      readonly op: 'close-session';
+      readonly requestId: number;
+      readonly args: { sessionId: string };
+    }
+  /** Forget a loaded context (it was deleted), and its sessions. */
   | { readonly op: 'unload'; readonly requestId: number; readonly args: { contextId: string } }
   | { readonly op: 'cancel'; readonly requestId: number }
   | { readonly op: 'shutdown' };
@@ -185,6 +253,13 @@ export interface Engine {
     onText: (text: string) => void,
     signal?: AbortSignal,
   ): Promise<EngineAnswer>;
+  /** @throws ReadonceError as `query` does for a context, `overloaded` when there are too many */
+  openSession(request: SessionRequest): Promise<EngineSession>;
+  /** @throws ReadonceError `not_found` once it has ended, as by a restart of the engine */
+  session(sessionId: string): Promise<EngineSession>;
+  /** @throws ReadonceError `not_found` */
+  closeSession(sessionId: string): Promise<void>;
+  /** Forgets a loaded context and ends its sessions. */
   unload(contextId: string): Promise<void>;
   close(): Promise<void>;
 }

@@ -1,10 +1,10 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
-import type { EngineAnswer, SamplingOptions } from '../engine/protocol.ts';
+import type { EngineAnswer, EngineQuery, SamplingOptions } from '../engine/protocol.ts';
 import { Admission } from './admission.ts';
 import type { ContextLookup } from './context-lookup.ts';
-import type { ServiceDeps } from './deps.ts';
+import { onlyTenant, type ServiceDeps } from './deps.ts';
 import { invalidArgument } from './invalid-argument.ts';
 
 /** What holds where a query says nothing; the seed is drawn anew. */
@@ -80,7 +80,12 @@ export class Queries {
     metrics.runningQueries.set(this.#places.taken);
     try {
       const waitedMs = this.#deps.clock.monotonicMs() - options.arrivedAtMs;
-      const request = { contextId, query, sampling: sampling(input), keepRatio: input.keepRatio };
+      const request: EngineQuery = {
+        source: { kind: 'context', contextId, keepRatio: input.keepRatio },
+        tenant: onlyTenant,
+        turns: [{ role: 'user', content: query }],
+        sampling: sampling(input),
+      };
       const answering = this.#deps.engine.query(request, (text) => options.onText(text), signal);
       this.#deps.store.touch(contextId, this.#deps.clock.nowMs());
       const answer = countFromArrival(await answering, waitedMs);

@@ -38,6 +38,9 @@ function start(): Promise<EngineHost> {
     storeFolder,
     storeMaxBytes: 2 ** 30,
     poolBytes: 2 ** 30,
+    maxRunningQueries: 16,
+    maxQueryWaitMs: 60_000,
+    maxSessions: 4,
     logLevel: 'silent',
   } as const;
   return EngineHost.start(options, createLogger({ level: 'silent' }));
@@ -101,11 +104,12 @@ describe('a document that is stored with more pairs', () => {
     const first = await put(text);
     const derived = await put(text, { keepRatio: 0.2 });
     expect([first.derived, derived.derived]).toEqual([false, true]);
-    const query = engineQuery(first.stored.record.id, { query: 'How many?', keepRatio: 0.2 });
     const call = { onText: () => undefined, signal };
-    const expected = await host.answer({ ...call, query });
+    const question = { query: 'How many?', keepRatio: 0.2 };
     const { id } = derived.stored.record;
-    const answer = await host.answer({ ...call, query: { ...query, contextId: id } });
+    const query = engineQuery(first.stored.record.id, question);
+    const expected = await host.answer({ ...call, query });
+    const answer = await host.answer({ ...call, query: engineQuery(id, question) });
     expect(answer.answer).toBe(expected.answer);
     expect(answer.cache.pairs).toBe(expected.cache.pairs);
     const request = ingestRequest(text, { compression: { keepRatio: 0.2 } });

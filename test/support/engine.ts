@@ -184,9 +184,9 @@ export function ingestRequest(
 export function engineQuery(contextId: string, options: QueryOptions = {}): EngineQuery {
   const { query = 'What is it about?', keepRatio, sampling } = options;
   return {
-    contextId,
-    query,
-    keepRatio,
+    source: { kind: 'context', contextId, keepRatio },
+    tenant: '',
+    turns: [{ role: 'user', content: query }],
     sampling: {
       maxTokens: 8,
       temperature: 0,

@@ -6,12 +6,14 @@ import type {
   EngineAnswer,
   EngineInfo,
   EngineQuery,
+  EngineSession,
   EngineState,
   Identified,
   IdentifyRequest,
   Ingested,
   IngestProgress,
   IngestRequest,
+  SessionRequest,
 } from '../../src/engine/protocol.ts';
 import type { FakeStore } from './fake-store.ts';
 
@@ -123,7 +125,7 @@ export class FakeEngine implements Engine {
     this.queries.push(request);
     this.#countAborts(signal);
     if (this.queryFailure !== undefined) throw this.queryFailure;
-    const answer = request.query.split('').reverse().join('');
+    const answer = lastTurn(request).split('').reverse().join('');
     try {
       await this.queryGate?.pass(signal);
       onText(answer.slice(0, 1));
@@ -134,6 +136,18 @@ export class FakeEngine implements Engine {
     if (this.lateQueryFailure !== undefined) throw this.lateQueryFailure;
     onText(answer.slice(1));
     return fakeAnswer(request, answer, 'stop');
+  }
+
+  openSession(_request: SessionRequest): Promise<EngineSession> {
+    return Promise.reject(new ReadonceError('unsupported', 'Not built yet.'));
+  }
+
+  session(sessionId: string): Promise<EngineSession> {
+    return Promise.reject(new ReadonceError('not_found', `Expected a session: ${sessionId}`));
+  }
+
+  closeSession(sessionId: string): Promise<void> {
+    return Promise.reject(new ReadonceError('not_found', `Expected a session: ${sessionId}`));
   }
 
   async unload(id: string): Promise<void> {
@@ -212,11 +226,19 @@ function fakeAnswer(
     finishReason,
     usage: {
       contextTokens: 10,
-      queryTokens: request.query.length,
+      queryTokens: lastTurn(request).length,
       completionTokens: answer.length,
-      prefilledTokens: request.query.length,
+      prefilledTokens: lastTurn(request).length,
     },
-    cache: { source: 'disk', keepRatio: request.keepRatio ?? 0.3, pairs: 60, bytes: 960 },
+    cache: { source: 'disk', keepRatio: askedRatio(request) ?? 0.3, pairs: 60, bytes: 960 },
     timings: { queueMs: 1, loadMs: 2, firstTokenMs: 3, totalMs: 4, tokensPerSecond: 5 },
   };
+}
+
+function lastTurn({ turns }: EngineQuery): string {
+  return turns.at(-1)?.content ?? '';
+}
+
+function askedRatio({ source }: EngineQuery): number | undefined {
+  return source.kind === 'context' ? source.keepRatio : undefined;
 }

@@ -72,7 +72,10 @@ describe('sources', () => {
       maxBodyBytes: '2048',
       maxImportBytes: '1048577',
       maxQueuedIngests: '7',
+      maxRunningQueries: '5',
       maxQueuedQueries: '8',
+      maxQueryWaitMs: '10',
+      maxSessions: '11',
       shutdownMs: '9',
       logLevel: 'silent',
     };

@@ -39,7 +39,10 @@ test('a smaller keepRatio is passed on, the stored one too, a larger one refused
   const { engine, ask } = await readyService();
   await ask({ keepRatio: 0.2 });
   await ask({ keepRatio: 0.3 });
-  expect(engine.queries.map(({ keepRatio }) => keepRatio)).toEqual([0.2, 0.3]);
+  expect(engine.queries.map(({ source }) => source)).toMatchObject([
+    { keepRatio: 0.2 },
+    { keepRatio: 0.3 },
+  ]);
   await expect(ask({ keepRatio: 0.31 })).rejects.toMatchObject({ code: 'invalid_argument' });
 });
 
