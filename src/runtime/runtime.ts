@@ -20,52 +20,59 @@ export interface DenseCache {
   close(): void;
 }
 
-/** How much memory a loaded context takes. */
-export interface RaggedShape {
-  /** Context rows of each head, `[layers · kvHeads]`. */
-  readonly lengths: Uint32Array;
-  /** Rows for the tokens of a request behind each head's context rows. */
-  readonly tailCapacity: number;
-}
-
 /**
- * A loaded context: each head has its own number of rows, in any order, followed by a tail that all
- * heads share the length of: the pairs of a query's and its answer's tokens, appended in place.
+ * A loaded context: each head has its own number of rows, in any order. Queries only read it, any
+ * number of them at once.
  */
-export interface RaggedCache {
-  /** Context rows of each head that attention sees, `[layers · kvHeads]`. */
+export interface ContextCache {
+  /** Rows of each head in memory, `[layers · kvHeads]`. */
   readonly lengths: Uint32Array;
-  /** Context rows of each head in memory; `lengths` is at most these. */
-  readonly heldLengths: Uint32Array;
-  /** Rows behind the context rows that hold tokens of the running request. */
-  readonly tailLength: number;
-  readonly tailCapacity: number;
   /** Bytes of host or device memory held. */
   readonly sizeBytes: number;
-  /** The head's context rows, `[lengths[head], headDim]` float32, to be filled by the loader. */
+  /** The head's rows, `[lengths[head], headDim]` float32, to be filled by the loader. */
   keys(head: number): Float32Array;
   values(head: number): Float32Array;
-  /** Forgets tail rows from `length` on. */
-  truncateTail(length: number): void;
   /**
-   * Shows attention the first `lengths[head]` of the rows held and no others; those are kept. The
-   * tail must be empty. Copies at most `tailCapacity` rows of a head.
+   * What queries attend to: the first `lengths[head]` of the rows held. Open views share their
+   * rows; the more queries share one view, the less is read. Costs no copy.
    */
-  attendTo(lengths: Uint32Array): void;
+  view(lengths: Uint32Array): ContextView;
   /**
    * Takes or gives back memory. A head's first rows stay, as many as it had and has; those beyond
-   * are uninitialised until the caller fills them. Attention sees all of them. The tail must be
-   * empty. Copies every row that stays, one head after another; after an error only `close` is
-   * allowed.
+   * are uninitialised until the caller fills them. No view may be open. Copies every row that
+   * stays, one head after another; after an error only `close` is allowed.
    */
-  resize(shape: RaggedShape): void;
+  resize(lengths: Uint32Array): void;
   close(): void;
 }
 
-/** One request's tokens in a forward call over ragged caches. */
-export interface RaggedSlot {
-  readonly cache: RaggedCache;
-  /** Tokens to append to the cache's tail, at least one. */
+/** Rows of a loaded context that queries attend to. */
+export interface ContextView {
+  /** Rows of each head, `[layers · kvHeads]`. */
+  readonly lengths: Uint32Array;
+  close(): void;
+}
+
+/**
+ * The pairs of a request's own tokens, behind those of its context: the same number in every head.
+ * It takes memory with its first token.
+ */
+export interface Tail {
+  readonly length: number;
+  /** Bytes of host or device memory held. */
+  readonly sizeBytes: number;
+  /** Forgets the rows from `length` on. */
+  truncate(length: number): void;
+  /** Gives up the place among the running requests, and keeps the rows. Copies them. */
+  park(): void;
+  close(): void;
+}
+
+/** One request's tokens in a forward call. */
+export interface ForwardSlot {
+  readonly context: ContextView;
+  readonly tail: Tail;
+  /** Tokens to append to the tail, at least one. */
   readonly ids: Int32Array;
   /** RoPE position of the first of them. */
   readonly startPosition: number;
@@ -103,8 +110,9 @@ export interface Runtime {
   /** Prepares what would delay the first calls; idempotent, takes up to seconds. */
   warm(): void;
   createDense(capacity: number): DenseCache;
-  /** Context rows are uninitialised until the caller fills them. */
-  createRagged(lengths: Uint32Array, tailCapacity: number): RaggedCache;
+  /** Rows are uninitialised until the caller fills them. */
+  createContext(lengths: Uint32Array): ContextCache;
+  createTail(): Tail;
   /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
   prefill(cache: DenseCache, ids: Int32Array): void;
   /**
@@ -114,9 +122,11 @@ export interface Runtime {
    */
   score(cache: DenseCache, slice: ScoreSlice): Int32Array;
   /**
-   * Appends each slot's tokens to its cache's tail and returns, per slot, the logits `[vocabSize]`
-   * after its last token. A slot's result does not depend on the other slots. Caches are distinct.
+   * Appends each slot's tokens to its tail and returns, per slot, the logits `[vocabSize]` after
+   * its last token. Several slots have a token each (a step); their tails are distinct, their
+   * contexts need not be. A slot's result does not depend on the others, to the last bit.
+   * @throws ReadonceError `out_of_memory`
    */
-  forward(slots: readonly RaggedSlot[]): readonly Float32Array[];
+  forward(slots: readonly ForwardSlot[]): readonly Float32Array[];
   close(): void;
 }

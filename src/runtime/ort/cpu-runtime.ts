@@ -1,17 +1,25 @@
 import { dirname } from 'node:path';
-import { assert } from '../../core/assert.ts';
+import { assert, defined } from '../../core/assert.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import { denseGraph } from '../../graph/dense-graph.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
-import { raggedGraph } from '../../graph/ragged-graph.ts';
+import { queryGraph } from '../../graph/query-graph.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
-import type { DenseCache, RaggedCache, RaggedSlot, Runtime, ScoreSlice } from '../runtime.ts';
+import type {
+  ContextCache,
+  DenseCache,
+  ForwardSlot,
+  Runtime,
+  ScoreSlice,
+  Tail,
+} from '../runtime.ts';
 import { loadOrt } from './api.ts';
 import { OrtDenseCache } from './dense-cache.ts';
 import { DenseCall } from './dense-call.ts';
-import { ForwardCall } from './forward-call.ts';
-import { OrtRaggedCache } from './ragged-cache.ts';
+import { OrtContextCache, OrtContextView } from './context-cache.ts';
+import { QueryCall, type OwnSlot } from './query-call.ts';
 import { OrtEnvironment, type OrtSession } from './session.ts';
+import { OrtTail, TailArena } from './tail-arena.ts';
 
 /** What of the machine a runtime may use. */
 export interface OrtCpuOptions {
@@ -36,28 +44,34 @@ class OrtCpuRuntime implements Runtime {
   readonly #environment: OrtEnvironment;
   readonly #sessions = new Map<string, OrtSession>();
   #mask: { readonly tokens: number; readonly data: Float32Array } | undefined;
-  /** The last forward call's bindings: a decode step repeats it with other tokens. */
-  #lastForward: ForwardCall | undefined;
+  readonly #arena: TailArena;
+  /** By the number of contexts: a decode step repeats a call with other tokens. */
+  readonly #queryCalls = new Map<number, QueryCall>();
 
   constructor(source: GraphSource, options: OrtCpuOptions) {
     this.config = source.config;
     this.layout = kvLayout(source.config);
     this.#source = source;
     this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: source.tensors });
+    this.#arena = new TailArena(this.#environment, this.layout);
   }
 
   warm(): void {
     this.#prefillSession();
     this.#scoreSession(false);
-    this.#raggedSession(1);
+    this.#queryCall(1);
   }
 
   createDense(capacity: number): DenseCache {
     return new OrtDenseCache(this.#environment, this.layout, capacity);
   }
 
-  createRagged(lengths: Uint32Array, tailCapacity: number): RaggedCache {
-    return new OrtRaggedCache(this.#environment, this.layout, { lengths, tailCapacity });
+  createContext(lengths: Uint32Array): ContextCache {
+    return new OrtContextCache(this.#environment, this.layout, lengths);
+  }
+
+  createTail(): Tail {
+    return this.#arena.createTail();
   }
 
   prefill(cache: DenseCache, ids: Int32Array): void {
@@ -73,28 +87,24 @@ class OrtCpuRuntime implements Runtime {
     );
   }
 
-  forward(slots: readonly RaggedSlot[]): readonly Float32Array[] {
-    assert(new Set(slots.map(({ cache }) => cache)).size === slots.length, 'distinct caches');
-    const own = slots.map((slot) => {
-      assert(slot.cache instanceof OrtRaggedCache, 'a cache of this runtime');
-      assert(slot.ids.length > 0, 'at least one token a slot');
-      return { ...slot, cache: slot.cache };
-    });
-    if (this.#lastForward?.fits(own) !== true) {
-      this.#lastForward?.close();
-      this.#lastForward = undefined;
-      const session = this.#raggedSession(slots.length);
-      this.#lastForward = new ForwardCall(this.#environment, session, {
-        slots: own,
-        config: this.config,
-      });
+  forward(slots: readonly ForwardSlot[]): readonly Float32Array[] {
+    assert(slots.length > 0, 'at least one slot');
+    assert(new Set(slots.map(({ tail }) => tail)).size === slots.length, 'distinct tails');
+    const own = slots.map(ownSlot);
+    assert(slots.length === 1 || own.every(({ ids }) => ids.length === 1), 'a step, or one slot');
+    const results = new Map<OwnSlot, Float32Array>();
+    for (const together of byContexts(own)) {
+      const contexts = new Set(together.map(({ context }) => context)).size;
+      const logits = this.#queryCall(roomFor(contexts)).run(together);
+      for (const [i, slot] of together.entries()) results.set(slot, defined(logits[i], 'logits'));
     }
-    return this.#lastForward.run(own);
+    return own.map((slot) => defined(results.get(slot), 'logits'));
   }
 
   close(): void {
-    this.#lastForward?.close();
-    this.#lastForward = undefined;
+    for (const call of this.#queryCalls.values()) call.close();
+    this.#queryCalls.clear();
+    this.#arena.close();
     for (const session of this.#sessions.values()) session.close();
     this.#sessions.clear();
     this.#environment.close();
@@ -112,8 +122,15 @@ class OrtCpuRuntime implements Runtime {
     );
   }
 
-  #raggedSession(slots: number): OrtSession {
-    return this.#session(`ragged.${slots}`, () => raggedGraph(this.#source, { slots }));
+  #queryCall(contexts: number): QueryCall {
+    let call = this.#queryCalls.get(contexts);
+    if (call === undefined) {
+      const author = (): Uint8Array => queryGraph(this.#source, { contexts });
+      const session = this.#session(`query.${contexts}`, author);
+      call = new QueryCall(session, { config: this.config, arena: this.#arena, contexts });
+      this.#queryCalls.set(contexts, call);
+    }
+    return call;
   }
 
   #session(name: string, author: () => Uint8Array): OrtSession {
@@ -143,6 +160,36 @@ class OrtCpuRuntime implements Runtime {
 
 /** Far below any logit, yet finite when a logit is added. */
 const hidden = -1e30;
+
+function ownSlot(slot: ForwardSlot): OwnSlot {
+  const { context, tail, ids } = slot;
+  assert(context instanceof OrtContextView, 'a context of this runtime');
+  assert(tail instanceof OrtTail, 'a tail of this runtime');
+  assert(ids.length > 0, 'at least one token a slot');
+  return { ...slot, context, tail };
+}
+
+/** Numbers of contexts that there are graphs for: each takes a second to make, and memory. */
+const ladder: readonly number[] = [1, 2, 4, 8];
+const mostContexts = 8;
+
+function roomFor(contexts: number): number {
+  return defined(
+    ladder.find((room) => room >= contexts),
+    'a graph with room for the contexts',
+  );
+}
+
+/** Slots of at most as many contexts as one call takes, those of a context together. */
+function byContexts(slots: readonly OwnSlot[]): readonly (readonly OwnSlot[])[] {
+  const contexts = [...new Set(slots.map(({ context }) => context))];
+  const calls: OwnSlot[][] = [];
+  for (const [i, context] of contexts.entries()) {
+    if (i % mostContexts === 0) calls.push([]);
+    calls.at(-1)?.push(...slots.filter((slot) => slot.context === context));
+  }
+  return calls;
+}
 
 function ownDense(cache: DenseCache): OrtDenseCache {
   assert(cache instanceof OrtDenseCache, 'a cache of this runtime');

@@ -3,8 +3,8 @@ import type { Closeable } from '../../core/closeable.ts';
 import { onnxType, type OnnxType } from '../../graph/onnx-model.ts';
 import type { Handle, OrtApi } from './api.ts';
 
-/** Values that graphs take and give: float32, int32, int64. */
-export type TensorData = Float32Array | Int32Array | BigInt64Array;
+/** Values that graphs take and give: float32, int32, int64, bool. */
+export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
 
 /** What values are created in: the API, and its description of the CPU's memory. */
 export interface TensorScope {
@@ -55,9 +55,15 @@ export class OrtTensor<
   }
 }
 
-const elementBytes: Readonly<Record<OnnxType, number>> = { float32: 4, int32: 4, int64: 8 };
+const elementBytes: Readonly<Record<OnnxType, number>> = {
+  float32: 4,
+  int32: 4,
+  int64: 8,
+  bool: 1,
+};
 
 function elementType(data: TensorData | ForeignMemory): OnnxType {
   if (data instanceof Int32Array) return 'int32';
+  if (data instanceof Uint8Array) return 'bool';
   return data instanceof BigInt64Array ? 'int64' : 'float32';
 }

@@ -1,13 +1,13 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount } from '../../core/kv-layout.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
-import type { DenseCache, RaggedCache, RaggedShape } from '../runtime.ts';
+import type { ContextCache, ContextView, DenseCache, Tail } from '../runtime.ts';
 
 /** One head's pairs as attention reads them, `[rows, headDim]` each. */
 export interface HeadRows {
   readonly keys: Float64Array;
   readonly values: Float64Array;
-  /** Rows before the first appendable one: a ragged cache's context rows. */
+  /** Rows before the first appendable one: a context's. */
   readonly contextRows: number;
 }
 
@@ -66,6 +66,19 @@ export class KvTail {
     const start = (this.#length + offset) * this.#layout.headDim;
     this.keys(head).set(pair.key, start);
     this.values(head).set(pair.value, start);
+  }
+
+  /** Makes room for `rows` rows behind those counted. */
+  grow(rows: number): void {
+    if (this.#length + rows <= this.#capacity) return;
+    this.#capacity = this.#length + rows;
+    for (const memory of [this.#keys, this.#values]) {
+      for (const [head, old] of memory.entries()) {
+        const next = new Float64Array(this.#capacity * this.#layout.headDim);
+        next.set(old);
+        memory[head] = next;
+      }
+    }
   }
 
   /** Counts `rows` written rows. */
@@ -146,25 +159,21 @@ export class ReferenceDenseCache implements DenseCache, DecoderCache {
 }
 
 /**
- * Context rows are float32, because the loader fills them through `keys()` and `values()` and no
- * stored precision holds more; the tail, which the runtime computes itself, is float64.
+ * Rows are float32, because the loader fills them through `keys()` and `values()` and no stored
+ * precision holds more.
  */
-export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
+export class ReferenceContextCache implements ContextCache {
   readonly #layout: KvLayout;
-  #lengths: Uint32Array;
-  #tail: KvTail;
-  /** All rows held. */
   #keys: Float32Array[];
   #values: Float32Array[];
+  readonly #views = new Set<ReferenceContextView>();
 
-  constructor(layout: KvLayout, lengths: Uint32Array, tailCapacity: number) {
+  constructor(layout: KvLayout, lengths: Uint32Array) {
     assert(
       lengths.length === headCount(layout),
       `expected ${headCount(layout)} head lengths but got ${lengths.length}`,
     );
     this.#layout = layout;
-    this.#lengths = lengths.slice();
-    this.#tail = new KvTail(layout, tailCapacity);
     const allocate = () =>
       Array.from(lengths, (length) => new Float32Array(length * layout.headDim));
     this.#keys = allocate();
@@ -172,65 +181,36 @@ export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
   }
 
   get lengths(): Uint32Array {
-    return this.#lengths;
-  }
-
-  get heldLengths(): Uint32Array {
     return Uint32Array.from(this.#keys, ({ length }) => length / this.#layout.headDim);
   }
 
-  get tail(): KvTail {
-    return this.#tail;
-  }
-
-  get tailLength(): number {
-    return this.tail.length;
-  }
-
-  get tailCapacity(): number {
-    return this.tail.capacity;
-  }
-
   get sizeBytes(): number {
-    const contextBytes = (rows: readonly Float32Array[]): number =>
-      rows.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    return contextBytes(this.#keys) + contextBytes(this.#values) + this.tail.sizeBytes;
+    return [...this.#keys, ...this.#values].reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
 
   keys(head: number): Float32Array {
-    return this.#seen(this.#keys, head);
+    return defined(this.#keys[head], `head ${head}`);
   }
 
   values(head: number): Float32Array {
-    return this.#seen(this.#values, head);
+    return defined(this.#values[head], `head ${head}`);
   }
 
-  rows(head: number): HeadRows {
-    return {
-      keys: concatenate(this.keys(head), this.tail.keys(head)),
-      values: concatenate(this.values(head), this.tail.values(head)),
-      contextRows: defined(this.#lengths[head], `head ${head}`),
-    };
-  }
-
-  truncateTail(length: number): void {
-    this.tail.truncate(length);
-  }
-
-  attendTo(lengths: Uint32Array): void {
-    const held = this.heldLengths;
-    assert(this.tail.length === 0, 'expected an empty tail');
+  view(lengths: Uint32Array): ContextView {
+    const held = this.lengths;
     assert(
       lengths.length === held.length &&
         lengths.every((length, head) => length <= (held[head] as number)),
       'expected at most the rows that are held',
     );
-    this.#lengths = lengths.slice();
+    const view = new ReferenceContextView(this, lengths, () => this.#views.delete(view));
+    this.#views.add(view);
+    return view;
   }
 
-  resize({ lengths, tailCapacity }: RaggedShape): void {
-    assert(lengths.length === this.#lengths.length, 'expected a length for every head');
-    this.attendTo(this.heldLengths);
+  resize(lengths: Uint32Array): void {
+    assert(lengths.length === this.#keys.length, 'expected a length for every head');
+    assert(this.#views.size === 0, 'expected no open view');
     const resized = (rows: readonly Float32Array[]): Float32Array[] =>
       rows.map((old, head) => {
         const next = new Float32Array((lengths[head] as number) * this.#layout.headDim);
@@ -239,19 +219,67 @@ export class ReferenceRaggedCache implements RaggedCache, DecoderCache {
       });
     this.#keys = resized(this.#keys);
     this.#values = resized(this.#values);
-    this.#lengths = lengths.slice();
-    this.#tail = new KvTail(this.#layout, tailCapacity);
   }
 
   close(): void {
+    for (const view of this.#views) view.close();
     this.#keys = [];
     this.#values = [];
-    this.tail.close();
+  }
+}
+
+/** The first rows of each head. */
+export class ReferenceContextView implements ContextView {
+  readonly lengths: Uint32Array;
+  readonly #context: ReferenceContextCache;
+  readonly #onClose: () => void;
+
+  constructor(context: ReferenceContextCache, lengths: Uint32Array, onClose: () => void) {
+    this.#context = context;
+    this.lengths = lengths.slice();
+    this.#onClose = onClose;
   }
 
-  #seen(rows: readonly Float32Array[], head: number): Float32Array {
-    const length = defined(this.#lengths[head], `head ${head}`);
-    return defined(rows[head], `head ${head}`).subarray(0, length * this.#layout.headDim);
+  /** One head's rows seen, and those of a tail behind them. */
+  rows(head: number, tail: KvTail): HeadRows {
+    const contextRows = defined(this.lengths[head], `head ${head}`);
+    const floats = contextRows * (tail.keys(head).length / Math.max(1, tail.capacity));
+    return {
+      keys: concatenate(this.#context.keys(head).subarray(0, floats), tail.keys(head)),
+      values: concatenate(this.#context.values(head).subarray(0, floats), tail.values(head)),
+      contextRows,
+    };
+  }
+
+  close(): void {
+    this.#onClose();
+  }
+}
+
+/** A tail in float64, which the runtime computes itself. */
+export class ReferenceTail implements Tail {
+  readonly rows: KvTail;
+
+  constructor(layout: KvLayout) {
+    this.rows = new KvTail(layout, 0);
+  }
+
+  get length(): number {
+    return this.rows.length;
+  }
+
+  get sizeBytes(): number {
+    return this.rows.sizeBytes;
+  }
+
+  truncate(length: number): void {
+    this.rows.truncate(length);
+  }
+
+  park(): void {}
+
+  close(): void {
+    this.rows.close();
   }
 }
 

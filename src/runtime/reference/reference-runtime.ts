@@ -1,8 +1,14 @@
 import { argmax } from '../../core/argmax.ts';
-import { assert, defined } from '../../core/assert.ts';
+import { assert } from '../../core/assert.ts';
 import { kvLayout } from '../../model/config.ts';
-import type { DenseCache, RaggedCache, RaggedSlot, Runtime, ScoreSlice } from '../runtime.ts';
-import { ReferenceDenseCache, ReferenceRaggedCache } from './caches.ts';
+import type { DenseCache, ForwardSlot, Runtime, ScoreSlice } from '../runtime.ts';
+import {
+  ReferenceContextCache,
+  ReferenceContextView,
+  ReferenceDenseCache,
+  ReferenceTail,
+  type HeadRows,
+} from './caches.ts';
 import { createDecoder } from './decoder.ts';
 import type { Decoder } from './decoder.ts';
 import { checkScoreSlice } from '../score-slice.ts';
@@ -45,8 +51,8 @@ export function createReferenceRuntime(
     // Nothing to prepare: weights were read when the runtime was made.
     warm: () => {},
     createDense: (capacity) => new ReferenceDenseCache(layout, capacity),
-    createRagged: (lengths, tailCapacity) =>
-      new ReferenceRaggedCache(layout, lengths, tailCapacity),
+    createContext: (lengths) => new ReferenceContextCache(layout, lengths),
+    createTail: () => new ReferenceTail(layout),
     prefill: (cache, ids) => {
       decoder.run({ ids, startPosition: cache.length, cache: ownDense(cache) });
     },
@@ -64,11 +70,10 @@ export function createReferenceRuntime(
       return slice.predict ? predictions(decoder, hidden, slice) : new Int32Array(0);
     },
     forward: (slots) => {
-      const caches = slots.map((slot) => ownRagged(slot.cache));
-      assert(new Set(caches).size === slots.length, 'expected a cache of its own for every slot');
-      return slots.map((slot, i) =>
-        forwardSlot(decoder, slot, defined(caches[i], 'the cache of a slot')),
-      );
+      assert(new Set(slots.map(({ tail }) => tail)).size === slots.length, 'distinct tails');
+      const isStep = slots.every(({ ids }) => ids.length === 1);
+      assert(slots.length === 1 || isStep, 'a step, or one slot');
+      return slots.map((slot) => forwardSlot(decoder, slot));
     },
     close: () => {},
   };
@@ -80,22 +85,18 @@ function predictions(decoder: Decoder, hidden: Float64Array, { ids }: ScoreSlice
   return ids.map((_, token) => argmax(logits, token * vocabSize, (token + 1) * vocabSize));
 }
 
-function forwardSlot(
-  decoder: Decoder,
-  { ids, startPosition }: RaggedSlot,
-  cache: ReferenceRaggedCache,
-): Float32Array {
-  const hidden = decoder.run({ ids, startPosition, cache });
+function forwardSlot(decoder: Decoder, slot: ForwardSlot): Float32Array {
+  const { ids, startPosition, context, tail } = slot;
+  assert(context instanceof ReferenceContextView, 'expected a context of the reference runtime');
+  assert(tail instanceof ReferenceTail, 'expected a tail of the reference runtime');
+  tail.rows.grow(ids.length);
+  const rows = (head: number): HeadRows => context.rows(head, tail.rows);
+  const hidden = decoder.run({ ids, startPosition, cache: { tail: tail.rows, rows } });
   const hiddenSize = hidden.length / ids.length;
   return new Float32Array(decoder.logits(hidden.subarray(-hiddenSize)));
 }
 
 function ownDense(cache: DenseCache): ReferenceDenseCache {
   assert(cache instanceof ReferenceDenseCache, 'expected a cache of the reference runtime');
-  return cache;
-}
-
-function ownRagged(cache: RaggedCache): ReferenceRaggedCache {
-  assert(cache instanceof ReferenceRaggedCache, 'expected a cache of the reference runtime');
   return cache;
 }

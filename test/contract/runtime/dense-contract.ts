@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { AssertionError } from '../../../src/core/assert.ts';
 import { headCount } from '../../../src/core/kv-layout.ts';
 import { at } from '../../support/naive-decoder.ts';
-import { loadRagged } from '../../support/ragged.ts';
+import { loadContext, request } from '../../support/ragged.ts';
 import { expectClose, headsOf, prefilled, tokens } from './subject.ts';
 import type { Subject } from './subject.ts';
 
@@ -26,15 +26,15 @@ export function denseContract(subject: () => Subject): void {
     }
   });
 
-  it('gives the logits of dense attention when a ragged cache holds all its rows', () => {
+  it('gives the logits of dense attention when a context holds all its rows', () => {
     const { runtime, naive, tolerances } = subject();
     const document = tokens(subject(), 30, 51);
     const query = tokens(subject(), 7, 52);
     const expected = at(naive({ ids: [...document, ...query], startPosition: 0 }).logits, 36);
     for (const sizes of [[30], [11, 19], [1, 28, 1]]) {
       const context = headsOf(runtime, prefilled(runtime, document, sizes));
-      const cache = loadRagged(runtime, context, 7);
-      const [logits] = runtime.forward([{ cache, ids: query, startPosition: 30 }]);
+      const parts = request(runtime, loadContext(runtime, context));
+      const [logits] = runtime.forward([{ ...parts, ids: query, startPosition: 30 }]);
       expectClose(logits, expected, tolerances.logits);
     }
   });

@@ -1,19 +1,19 @@
 import { expect, it } from 'vitest';
 import { AssertionError } from '../../../src/core/assert.ts';
 import { headCount } from '../../../src/core/kv-layout.ts';
+import type { ContextCache, Runtime } from '../../../src/runtime/runtime.ts';
 import { at } from '../../support/naive-decoder.ts';
 import type { NaiveHead } from '../../support/naive-decoder.ts';
-import type { RaggedCache } from '../../../src/runtime/runtime.ts';
-import { loadRagged } from '../../support/ragged.ts';
-import { emptyRagged, expectClose, tokens, unevenContext } from './subject.ts';
+import { loadContext, request, type Requested } from '../../support/ragged.ts';
+import { emptyRequest, expectClose, tokens, unevenContext } from './subject.ts';
 import type { Subject } from './subject.ts';
 
-/** Context rows, slots and tails of ragged caches. */
+/** Contexts with rows of another length in every head, the requests on them, and their tails. */
 export function raggedContract(subject: () => Subject): void {
   contextRows(subject);
-  severalSlots(subject);
+  severalRequests(subject);
   tails(subject);
-  fewerRows(subject);
+  views(subject);
   otherSizes(subject);
 }
 
@@ -22,8 +22,8 @@ function contextRows(subject: () => Subject): void {
     const { runtime, naive, tolerances } = subject();
     const context = unevenContext(subject());
     const ids = tokens(subject(), 9);
-    const cache = loadRagged(runtime, context, 9);
-    const [logits] = runtime.forward([{ cache, ids, startPosition: 40 }]);
+    const cache = loadContext(runtime, context);
+    const [logits] = runtime.forward([{ ...request(runtime, cache), ids, startPosition: 40 }]);
     const expected = at(naive({ ids, startPosition: 40, context }).logits, 8);
     expectClose(logits, expected, tolerances.logits);
     expect([...cache.lengths]).toEqual(context.map(({ keys }) => keys.length));
@@ -38,63 +38,102 @@ function contextRows(subject: () => Subject): void {
       values: [...values].reverse(),
     }));
     const run = (rows: readonly NaiveHead[]): Float32Array => {
-      const cache = loadRagged(runtime, rows, 5);
-      return at(runtime.forward([{ cache, ids: tokens(subject(), 5), startPosition: 40 }]), 0);
+      const parts = request(runtime, loadContext(runtime, rows));
+      return forwardOne(runtime, parts, tokens(subject(), 5), 40);
     };
     expectClose(run(reversed), run(context), tolerances.logits);
+  });
+
+  it('attends to a few rows that outweigh all of the tail, and the other way round', () => {
+    const { runtime, naive, tolerances } = subject();
+    for (const scale of [30, 1e-3]) {
+      const context = unevenContext(subject()).map(({ keys, values }) => ({
+        keys: keys.map((key) => key.map((value) => Math.fround(value * scale))),
+        values,
+      }));
+      const ids = tokens(subject(), 7);
+      const parts = request(runtime, loadContext(runtime, context));
+      const logits = forwardOne(runtime, parts, ids, 40);
+      expectClose(
+        logits,
+        at(naive({ ids, startPosition: 40, context }).logits, 6),
+        tolerances.logits,
+      );
+    }
   });
 
   it('wants a length for every head', () => {
     const { runtime } = subject();
     const tooFew = new Uint32Array(headCount(runtime.layout) - 1);
-    expect(() => runtime.createRagged(tooFew, 4)).toThrow(AssertionError);
+    expect(() => runtime.createContext(tooFew)).toThrow(AssertionError);
   });
 }
 
-function severalSlots(subject: () => Subject): void {
-  it('gives each of several slots exactly what it gets alone', () => {
+function severalRequests(subject: () => Subject): void {
+  /** Requests on some contexts, several on some, with questions of their own in their tails. */
+  const make = (contextOf: readonly number[]): readonly Requested[] => {
     const { runtime } = subject();
-    const lengths = [1, 6, 3, 1];
-    const slots = () =>
-      lengths.map((length, i) => ({
-        cache:
-          i === 2
-            ? emptyRagged(runtime, 8)
-            : loadRagged(runtime, unevenContext(subject(), 10 + i), 8),
-        ids: tokens(subject(), length, 20 + i),
-        startPosition: 40 + i,
-      }));
-    const alone = slots().map((slot) => at(runtime.forward([slot]), 0));
-    const together = runtime.forward(slots());
-    expect(together).toEqual(alone);
-  });
-
-  it('steps several slots together as each alone, over several steps', () => {
-    const { runtime } = subject();
-    const make = () => [
-      loadRagged(runtime, unevenContext(subject(), 5), 4),
-      loadRagged(runtime, unevenContext(subject(), 6), 9),
-    ];
-    const step = (token: number, slot: number) => ({
-      ids: tokens(subject(), 1, 100 * slot + token),
-      startPosition: 40 + token,
+    const caches = contextOf.map((context) =>
+      context === 0
+        ? runtime.createContext(new Uint32Array(headCount(runtime.layout)))
+        : loadContext(runtime, unevenContext(subject(), context)),
+    );
+    const opened = caches.map((cache) => cache.view(cache.lengths));
+    return contextOf.map((context, i) => {
+      const parts = { context: at(opened, contextOf.indexOf(context)), tail: runtime.createTail() };
+      forwardOne(runtime, parts, tokens(subject(), 1 + ((i * 7) % 11), 50 + i), 40);
+      return parts;
     });
-    const together = make();
-    const alone = make();
-    for (let token = 0; token < 4; token++) {
-      const slots = together.map((cache, slot) => Object.assign(step(token, slot), { cache }));
-      const logits = runtime.forward(slots);
-      alone.forEach((cache, slot) => {
-        const [single] = runtime.forward([{ cache, ...step(token, slot) }]);
-        expect(logits[slot]).toEqual(single);
+  };
+
+  // One context for all; one each; some shared, of more than any call has room for; none at all.
+  it.each([
+    [[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]],
+    [[1, 2, 3, 0, 4]],
+    [[1, 2, 1, 3, 4, 2, 5, 6, 7, 8, 9, 1, 10, 9]],
+    [[0, 0]],
+  ])('gives requests on contexts %j exactly what each gets alone', (contextOf) => {
+    const { runtime } = subject();
+    const [together, alone] = [make(contextOf), make(contextOf)];
+    for (let step = 0; step < 3; step++) {
+      const slot = (parts: Requested, i: number) => ({
+        ...parts,
+        ids: tokens(subject(), 1, 100 * i + step),
+        startPosition: 60 + step,
       });
+      const logits = runtime.forward(together.map(slot));
+      for (const [i, parts] of alone.entries()) {
+        expect(logits[i], `step ${step}, request ${i}`).toEqual(
+          at(runtime.forward([slot(parts, i)]), 0),
+        );
+      }
     }
+    for (const { tail } of [...together, ...alone]) tail.close();
   });
 
-  it('refuses one cache in two slots', () => {
+  it('lets requests join, leave, wait and come back without a change to the others', () => {
     const { runtime } = subject();
-    const cache = emptyRagged(runtime, 4);
-    const slot = { cache, ids: tokens(subject(), 1), startPosition: 0 };
+    const [together, alone] = [make([1, 2, 1, 2, 3]), make([1, 2, 1, 2, 3])];
+    const running = [[0], [0, 1, 2], [2, 0, 3], [4, 3], [1, 2, 3, 4], [1, 4]];
+    for (const [step, members] of running.entries()) {
+      if (step === 2) at(together, 1).tail.park();
+      const slot = (parts: readonly Requested[]) => (member: number) => ({
+        ...at(parts, member),
+        ids: tokens(subject(), 1, 100 * member + step),
+        startPosition: 60 + step,
+      });
+      const logits = runtime.forward(members.map(slot(together)));
+      for (const [i, member] of members.entries()) {
+        expect(logits[i]).toEqual(at(runtime.forward([slot(alone)(member)]), 0));
+      }
+      if (step === 2) at(together, 0).tail.close();
+    }
+    for (const { tail } of [...together, ...alone]) tail.close();
+  });
+
+  it('refuses one tail in two slots', () => {
+    const { runtime } = subject();
+    const slot = { ...emptyRequest(runtime), ids: tokens(subject(), 1), startPosition: 0 };
     expect(() => runtime.forward([slot, slot])).toThrow(AssertionError);
   });
 }
@@ -102,31 +141,54 @@ function severalSlots(subject: () => Subject): void {
 function tails(subject: () => Subject): void {
   it('answers as before after its tail was truncated', () => {
     const { runtime } = subject();
-    const cache = loadRagged(runtime, unevenContext(subject()), 12);
-    const first = { cache, ids: tokens(subject(), 6, 31), startPosition: 40 };
-    const second = { cache, ids: tokens(subject(), 5, 32), startPosition: 46 };
+    const parts = request(runtime, loadContext(runtime, unevenContext(subject())));
+    const first = { ...parts, ids: tokens(subject(), 6, 31), startPosition: 40 };
+    const second = { ...parts, ids: tokens(subject(), 5, 32), startPosition: 46 };
     runtime.forward([first]);
     const before = [...at(runtime.forward([second]), 0)];
-    cache.truncateTail(6);
+    parts.tail.truncate(6);
     runtime.forward([{ ...second, ids: tokens(subject(), 4, 33) }]);
-    cache.truncateTail(6);
-    expect(cache.tailLength).toBe(6);
+    parts.tail.park();
+    parts.tail.truncate(6);
+    expect(parts.tail.length).toBe(6);
     expect([...at(runtime.forward([second]), 0)]).toEqual(before);
-    cache.truncateTail(0);
+    parts.tail.truncate(0);
     runtime.forward([first]);
     expect([...at(runtime.forward([second]), 0)]).toEqual(before);
     expect(() => {
-      cache.truncateTail(12);
+      parts.tail.truncate(12);
     }).toThrow(AssertionError);
+  });
+
+  it('grows with its tokens, in pieces of any size, beside others', () => {
+    const { runtime, naive, tolerances } = subject();
+    const context = unevenContext(subject());
+    const cache = loadContext(runtime, context);
+    const [long, short] = [request(runtime, cache), request(runtime, cache)];
+    const ids = tokens(subject(), 200, 71);
+    forwardOne(runtime, short, tokens(subject(), 3, 72), 40);
+    for (let start = 0; start < ids.length; start += 50) {
+      const logits = forwardOne(runtime, long, ids.subarray(start, start + 50), 40 + start);
+      const seen = ids.subarray(0, start + 50);
+      const expected = at(naive({ ids: seen, startPosition: 40, context }).logits, start + 49);
+      expectClose(logits, expected, tolerances.logits);
+    }
+    expect(long.tail.sizeBytes).toBeGreaterThan(short.tail.sizeBytes);
+    long.tail.close();
+    const other = request(runtime, cache);
+    forwardOne(runtime, other, tokens(subject(), 3, 72), 40);
+    const next = tokens(subject(), 1, 73);
+    expect(forwardOne(runtime, short, next, 43)).toEqual(forwardOne(runtime, other, next, 43));
   });
 
   it('may be closed twice', () => {
     const { runtime } = subject();
-    const ragged = loadRagged(runtime, unevenContext(subject()), 3);
+    const cache = loadContext(runtime, unevenContext(subject()));
+    const { context, tail } = request(runtime, cache);
     const dense = runtime.createDense(3);
-    for (const cache of [ragged, ragged, dense, dense]) {
+    for (const each of [tail, tail, context, context, cache, cache, dense, dense]) {
       expect(() => {
-        cache.close();
+        each.close();
       }).not.toThrow();
     }
   });
@@ -137,48 +199,46 @@ function someOf(lengths: Uint32Array): Uint32Array {
   return lengths.map((length, head) => Math.floor(length / (2 + (head % 2))));
 }
 
-function fewerRows(subject: () => Subject): void {
-  // Tails shorter and longer than the rows that are left out: 40 is more than any head has.
-  it.each([1, 3, 40])('attends to fewer rows than it holds, with a tail of %d', (tailRows) => {
+function views(subject: () => Subject): void {
+  it('shows requests fewer rows than it holds, others all of them at the same time', () => {
     const { runtime } = subject();
     const context = unevenContext(subject());
-    const whole = loadRagged(runtime, context, tailRows);
+    const whole = loadContext(runtime, context);
     const fewer = someOf(whole.lengths);
-    const short = loadRagged(
+    const short = loadContext(
       runtime,
       context.map(({ keys, values }, head) => ({
         keys: keys.slice(0, fewer[head]),
         values: values.slice(0, fewer[head]),
       })),
-      tailRows,
     );
-    const run = (cache: RaggedCache): Float32Array => {
-      const ids = tokens(subject(), tailRows, 51);
-      const [logits = new Float32Array()] = runtime.forward([{ cache, ids, startPosition: 40 }]);
-      cache.truncateTail(0);
-      return logits;
-    };
-    const [ofWhole, ofShort] = [run(whole), run(short)];
+    const ids = tokens(subject(), 1, 51);
+    const slot = (cache: ContextCache, lengths: Uint32Array) => ({
+      context: cache.view(lengths),
+      tail: runtime.createTail(),
+      ids,
+      startPosition: 40,
+    });
+    const [ofShort, ofWhole] = [
+      at(runtime.forward([slot(short, fewer)]), 0),
+      at(runtime.forward([slot(whole, whole.lengths)]), 0),
+    ];
     expect(ofShort).not.toEqual(ofWhole);
-    const held = whole.heldLengths.slice();
-    for (const lengths of [fewer, held, fewer, someOf(fewer), fewer, held]) {
-      whole.attendTo(lengths);
-      expect([...whole.lengths]).toEqual([...lengths]);
-      expect([...whole.heldLengths]).toEqual([...held]);
-      if (lengths === fewer) expect(run(whole)).toEqual(ofShort);
-      if (lengths === held) expect(run(whole)).toEqual(ofWhole);
-    }
+    const both = [slot(whole, fewer), slot(whole, whole.lengths), slot(whole, fewer)];
+    expect([...at(both, 0).context.lengths]).toEqual([...fewer]);
+    expect(runtime.forward(both)).toEqual([ofShort, ofWhole, ofShort]);
     expect(whole.sizeBytes).toBeGreaterThan(short.sizeBytes);
   });
 
-  it('attends to no more rows than it holds, and changes them for a new request only', () => {
+  it('shows no more rows than it holds, and keeps its size while it is seen', () => {
     const { runtime } = subject();
-    const cache = loadRagged(runtime, unevenContext(subject()), 3);
+    const cache = loadContext(runtime, unevenContext(subject()));
     const more = cache.lengths.map((length) => length + 1);
-    expect(() => cache.attendTo(more)).toThrow(AssertionError);
-    runtime.forward([{ cache, ids: tokens(subject(), 1), startPosition: 40 }]);
-    expect(() => cache.attendTo(someOf(cache.lengths))).toThrow(AssertionError);
-    expect(() => cache.resize({ lengths: cache.lengths, tailCapacity: 9 })).toThrow(AssertionError);
+    expect(() => cache.view(more)).toThrow(AssertionError);
+    const view = cache.view(cache.lengths);
+    expect(() => cache.resize(cache.lengths)).toThrow(AssertionError);
+    view.close();
+    expect(() => cache.resize(cache.lengths)).not.toThrow();
   });
 }
 
@@ -186,23 +246,21 @@ function otherSizes(subject: () => Subject): void {
   it('keeps its first rows when it gets shorter, and takes the others again', () => {
     const { runtime } = subject();
     const context = unevenContext(subject());
-    const cache = loadRagged(runtime, context, 3);
+    const cache = loadContext(runtime, context);
     const run = (): Float32Array => {
-      const slot = { cache, ids: tokens(subject(), 3, 61), startPosition: 40 };
-      const [logits = new Float32Array()] = runtime.forward([slot]);
-      cache.truncateTail(0);
+      const parts = request(runtime, cache);
+      const logits = forwardOne(runtime, parts, tokens(subject(), 3, 61), 40);
+      parts.context.close();
+      parts.tail.close();
       return logits;
     };
     const whole = cache.lengths.slice();
     const [sizeBytes, expected] = [cache.sizeBytes, run()];
     const fewer = someOf(whole);
-    cache.attendTo(someOf(fewer));
-    cache.resize({ lengths: fewer, tailCapacity: 0 });
-    expect([cache.lengths, cache.heldLengths]).toEqual([fewer, fewer]);
+    cache.resize(fewer);
+    expect(cache.lengths).toEqual(fewer);
     expect(cache.sizeBytes).toBeLessThan(sizeBytes);
-    expect(cache.tailCapacity).toBe(0);
-    cache.resize({ lengths: whole, tailCapacity: 5 });
-    expect(cache.tailCapacity).toBe(5);
+    cache.resize(whole);
     for (const [head, { keys, values }] of context.entries()) {
       const start = (fewer[head] ?? 0) * runtime.layout.headDim;
       cache.keys(head).set(keys.flat().slice(start), start);
@@ -213,14 +271,21 @@ function otherSizes(subject: () => Subject): void {
 
   it('may hold no rows at all', () => {
     const { runtime } = subject();
-    const cache = loadRagged(runtime, unevenContext(subject()), 3);
-    const none = new Uint32Array(cache.lengths.length);
-    cache.resize({ lengths: none, tailCapacity: 0 });
+    const cache = loadContext(runtime, unevenContext(subject()));
+    cache.resize(new Uint32Array(cache.lengths.length));
     expect(cache.sizeBytes).toBe(0);
-    cache.resize({ lengths: none, tailCapacity: 2 });
-    const slot = { ids: tokens(subject(), 2), startPosition: 0 };
-    const [logits] = runtime.forward([{ ...slot, cache }]);
-    const [expected] = runtime.forward([{ ...slot, cache: emptyRagged(runtime, 2) }]);
-    expect(logits).toEqual(expected);
+    const ids = tokens(subject(), 2);
+    expect(forwardOne(runtime, request(runtime, cache), ids, 0)).toEqual(
+      forwardOne(runtime, emptyRequest(runtime), ids, 0),
+    );
   });
+}
+
+function forwardOne(
+  runtime: Runtime,
+  parts: Requested,
+  ids: Int32Array,
+  startPosition: number,
+): Float32Array {
+  return at(runtime.forward([{ ...parts, ids, startPosition }]), 0);
 }

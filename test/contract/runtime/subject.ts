@@ -1,9 +1,10 @@
 import { expect } from 'vitest';
 import { headCount } from '../../../src/core/kv-layout.ts';
 import { createRandom } from '../../../src/core/random.ts';
-import type { DenseCache, RaggedCache, Runtime } from '../../../src/runtime/runtime.ts';
+import type { DenseCache, Runtime } from '../../../src/runtime/runtime.ts';
 import { at } from '../../support/naive-decoder.ts';
 import type { naiveDecoder, NaiveHead } from '../../support/naive-decoder.ts';
+import { request, type Requested } from '../../support/ragged.ts';
 import type { TinyModel } from '../../support/tiny-model.ts';
 
 /** Largest absolute differences that a runtime may show against an exact computation. */
@@ -44,8 +45,9 @@ export function unevenContext({ runtime }: Subject, seed = 9): readonly NaiveHea
   });
 }
 
-export function emptyRagged(runtime: Runtime, tailCapacity: number): RaggedCache {
-  return runtime.createRagged(new Uint32Array(headCount(runtime.layout)), tailCapacity);
+/** What a request without a context runs on. */
+export function emptyRequest(runtime: Runtime): Requested {
+  return request(runtime, runtime.createContext(new Uint32Array(headCount(runtime.layout))));
 }
 
 export function prefilled(runtime: Runtime, ids: Int32Array, sizes: readonly number[]): DenseCache {

@@ -1,0 +1,274 @@
+import { defined } from '../../core/assert.ts';
+import type { ModelConfig } from '../../model/config.ts';
+import type { ForwardSlot } from '../runtime.ts';
+import type { OrtContextView } from './context-cache.ts';
+import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
+import type { OrtTail, TailArena } from './tail-arena.ts';
+import type { OrtTensor } from './tensor.ts';
+
+/** A slot whose context and tail are known to be of this runtime. */
+export interface OwnSlot extends ForwardSlot {
+  readonly context: OrtContextView;
+  readonly tail: OrtTail;
+}
+
+/** What the shapes of the small inputs depend on. */
+interface CallShape {
+  readonly requests: number;
+  /** Tokens of each request. */
+  readonly requestTokens: number;
+  /** Columns of the tails' mask. */
+  readonly tailRows: number;
+}
+
+/**
+ * Softmax sums in blocks of this many columns or fewer: with a multiple of it, columns that are
+ * masked at the end do not change the order in which the others are summed.
+ */
+const columnStep = 64;
+
+/** Added to the logits of heads without rows. */
+const hidden = -1e30;
+
+/**
+ * A query graph for some number of contexts, with what is bound to it. Binding some hundred tensors
+ * costs about as much as a small model's step, so only what changed is bound anew.
+ */
+export class QueryCall {
+  readonly #environment: OrtEnvironment;
+  readonly #config: ModelConfig;
+  readonly #arena: TailArena;
+  readonly #binding: OrtBinding;
+  /** Contexts that the graph has room for. */
+  readonly #contexts: number;
+  readonly #boundViews: OrtContextView[] = [];
+  #boundTails = '';
+  #inputs: CallInputs | undefined;
+
+  constructor(
+    session: OrtSession,
+    options: {
+      readonly config: ModelConfig;
+      readonly arena: TailArena;
+      readonly contexts: number;
+    },
+  ) {
+    this.#environment = session.environment;
+    this.#config = options.config;
+    this.#arena = options.arena;
+    this.#contexts = options.contexts;
+    this.#binding = session.bind();
+  }
+
+  /** Slots of at most as many contexts as the graph has, with the same number of tokens each. */
+  run(slots: readonly OwnSlot[]): readonly Float32Array[] {
+    const requestTokens = defined(slots[0], 'a slot').ids.length;
+    const rows = Math.max(...slots.map(({ tail }) => tail.length)) + requestTokens;
+    const { first, tails } = this.#arena.arrange(
+      slots.map(({ tail }) => tail),
+      rows,
+    );
+    const ordered = tails.map((tail) =>
+      defined(
+        slots.find((slot) => slot.tail === tail),
+        'the slot of a tail',
+      ),
+    );
+    this.#bindTails(first, tails.length);
+    const views = [...new Set(ordered.map(({ context }) => context))];
+    this.#bindContexts(views);
+    const inputs = this.#inputsFor({
+      requests: slots.length,
+      requestTokens,
+      tailRows: Math.ceil(rows / columnStep) * columnStep,
+    });
+    inputs.fill(ordered, views);
+    this.#binding.run();
+    for (const { tail } of slots) tail.append(requestTokens);
+    return slots.map(({ tail }) => inputs.logitsOf(tails.indexOf(tail)));
+  }
+
+  close(): void {
+    this.#binding.close();
+    this.#inputs?.close();
+  }
+
+  #bindTails(first: number, count: number): void {
+    const key = `${this.#arena.generation}:${first}+${count}`;
+    if (key === this.#boundTails) return;
+    const { keys, values } = this.#arena.tensors(first, count);
+    for (const [name, tensors] of [
+      ['tail_key', keys],
+      ['tail_value', values],
+    ] as const) {
+      for (const [layer, tensor] of tensors.entries()) {
+        this.#binding.input(`${name}.${layer}`, tensor);
+        this.#binding.output(`${name}_out.${layer}`, tensor);
+      }
+    }
+    this.#boundTails = key;
+  }
+
+  /** Places that are left over repeat the last context, with no queries on it. */
+  #bindContexts(views: readonly OrtContextView[]): void {
+    const { layers, kvHeads } = this.#config;
+    for (let context = 0; context < this.#contexts; context++) {
+      const view = defined(views[Math.min(context, views.length - 1)], 'a context');
+      if (this.#boundViews[context] === view) continue;
+      for (let head = 0; head < layers * kvHeads; head++) {
+        const name = `${context}.${Math.floor(head / kvHeads)}.${head % kvHeads}`;
+        const [key, value] = [view.keyTensors[head], view.valueTensors[head]];
+        this.#binding.input(`context_key.${name}`, defined(key, `head ${head}`));
+        this.#binding.input(`context_value.${name}`, defined(value, `head ${head}`));
+      }
+      this.#boundViews[context] = view;
+    }
+  }
+
+  #inputsFor(shape: CallShape): CallInputs {
+    if (this.#inputs?.fits(shape) !== true) {
+      this.#inputs?.close();
+      this.#inputs = new CallInputs(this.#environment, shape, {
+        config: this.#config,
+        contexts: this.#contexts,
+      });
+      this.#inputs.bind(this.#binding);
+    }
+    return this.#inputs;
+  }
+}
+
+/** The small tensors of a call: rewritten for each, replaced when a shape changes. */
+class CallInputs {
+  readonly #shape: CallShape;
+  readonly #config: ModelConfig;
+  readonly #ids: BigInt64Array;
+  readonly #positions: BigInt64Array;
+  readonly #lastRows: Int32Array;
+  readonly #mask: Uint8Array;
+  readonly #absent: Float32Array;
+  readonly #contextOrder: BigInt64Array;
+  readonly #requestOrder: BigInt64Array;
+  readonly #contextQueries: BigInt64Array;
+  readonly #logits: Float32Array;
+  readonly #tensors: Readonly<Record<string, OrtTensor>>;
+  readonly #logitsTensor: OrtTensor;
+
+  constructor(
+    environment: OrtEnvironment,
+    shape: CallShape,
+    { config, contexts }: { readonly config: ModelConfig; readonly contexts: number },
+  ) {
+    const { requests, requestTokens, tailRows } = shape;
+    const tokens = requests * requestTokens;
+    this.#shape = shape;
+    this.#config = config;
+    this.#ids = new BigInt64Array(tokens);
+    this.#positions = new BigInt64Array(tokens);
+    this.#lastRows = new Int32Array(requests);
+    this.#mask = new Uint8Array(tokens * tailRows);
+    this.#absent = new Float32Array(config.layers * tokens * config.queryHeads);
+    this.#contextOrder = new BigInt64Array(tokens);
+    this.#requestOrder = new BigInt64Array(tokens);
+    this.#contextQueries = new BigInt64Array(contexts);
+    this.#logits = new Float32Array(requests * config.vocabSize);
+    const lastTokens = BigInt64Array.from({ length: requests }, (_, request) =>
+      BigInt((request + 1) * requestTokens - 1),
+    );
+    const tailShape = BigInt64Array.of(BigInt(requests), BigInt(requestTokens), -1n);
+    this.#tensors = {
+      input_ids: environment.tensor(this.#ids, [1, tokens]),
+      position_ids: environment.tensor(this.#positions, [1, tokens]),
+      tail_shape: environment.tensor(tailShape, [3]),
+      tail_last_rows: environment.tensor(this.#lastRows, [requests]),
+      tail_rows: environment.tensor(Int32Array.of(tailRows), [1]),
+      tail_mask: environment.tensor(this.#mask, [requests, 1, requestTokens, tailRows]),
+      absent: environment.tensor(this.#absent, [config.layers, tokens, config.queryHeads]),
+      last_tokens: environment.tensor(lastTokens, [requests]),
+      ...(contexts > 1 && {
+        context_order: environment.tensor(this.#contextOrder, [tokens]),
+        request_order: environment.tensor(this.#requestOrder, [tokens]),
+        context_queries: environment.tensor(this.#contextQueries, [contexts]),
+      }),
+    };
+    this.#logitsTensor = environment.tensor(this.#logits, [1, requests, config.vocabSize]);
+  }
+
+  fits({ requests, requestTokens, tailRows }: CallShape): boolean {
+    return (
+      this.#shape.requests === requests &&
+      this.#shape.requestTokens === requestTokens &&
+      this.#shape.tailRows === tailRows
+    );
+  }
+
+  bind(binding: OrtBinding): void {
+    for (const [name, tensor] of Object.entries(this.#tensors)) binding.input(name, tensor);
+    binding.output('logits', this.#logitsTensor);
+  }
+
+  fill(slots: readonly OwnSlot[], views: readonly OrtContextView[]): void {
+    const { requestTokens, tailRows } = this.#shape;
+    let token = 0;
+    this.#mask.fill(0);
+    for (const [request, { ids, startPosition, tail }] of slots.entries()) {
+      this.#lastRows[request] = tail.length + requestTokens - 1;
+      for (const [i, id] of ids.entries()) {
+        this.#ids[token] = BigInt(id);
+        this.#positions[token] = BigInt(startPosition + i);
+        this.#mask.fill(1, token * tailRows, token * tailRows + tail.length + i + 1);
+        token++;
+      }
+    }
+    this.#fillOrder(slots, views);
+    this.#fillAbsent(slots);
+  }
+
+  /** The logits of a place, copied. */
+  logitsOf(place: number): Float32Array {
+    const { vocabSize } = this.#config;
+    return this.#logits.slice(place * vocabSize, (place + 1) * vocabSize);
+  }
+
+  close(): void {
+    for (const tensor of Object.values(this.#tensors)) tensor.close();
+    this.#logitsTensor.close();
+  }
+
+  #fillOrder(slots: readonly OwnSlot[], views: readonly OrtContextView[]): void {
+    const { requestTokens } = this.#shape;
+    const group = this.#config.queryHeads / this.#config.kvHeads;
+    let sorted = 0;
+    this.#contextQueries.fill(0n);
+    for (const [context, view] of views.entries()) {
+      const before = sorted;
+      for (const [request, slot] of slots.entries()) {
+        for (let i = 0; slot.context === view && i < requestTokens; i++) {
+          const token = request * requestTokens + i;
+          this.#contextOrder[sorted] = BigInt(token);
+          this.#requestOrder[token] = BigInt(sorted++);
+        }
+      }
+      this.#contextQueries[context] = BigInt((sorted - before) * group);
+    }
+  }
+
+  #fillAbsent(slots: readonly OwnSlot[]): void {
+    const { requests, requestTokens } = this.#shape;
+    const { layers, kvHeads, queryHeads } = this.#config;
+    const group = queryHeads / kvHeads;
+    this.#absent.fill(0);
+    for (const [request, { context }] of slots.entries()) {
+      if (!context.hasAbsentHeads) continue;
+      for (let head = 0; head < layers * kvHeads; head++) {
+        if (context.lengths[head] !== 0) continue;
+        const layer = Math.floor(head / kvHeads);
+        for (let i = 0; i < requestTokens; i++) {
+          const token = (layer * requests + request) * requestTokens + i;
+          const start = token * queryHeads + (head % kvHeads) * group;
+          this.#absent.fill(hidden, start, start + group);
+        }
+      }
+    }
+  }
+}
