@@ -1,13 +1,19 @@
-import { Environment, Interpreter, Template } from '@huggingface/jinja';
-import { defined } from '../core/assert.ts';
+import { assert, defined } from '../core/assert.ts';
+import { concatenate } from '../core/concatenate.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { BpeTokenizer } from './bpe-tokenizer.ts';
 import type { PromptTemplate } from './checkpoint.ts';
+import { createConversation, type Conversation } from './conversation.ts';
+import { encodePieces } from './prompt-pieces.ts';
 import type { TemplateSource } from './source.ts';
+import { createRenderer, type RenderMessages, type TemplateMessage } from './template-renderer.ts';
 
 /** Stand for the user's text and the system text while the template is taken apart. */
 const userMarker = 'USER-TEXT-GOES-HERE';
 const systemMarker = 'SYSTEM-TEXT-GOES-HERE';
+
+/** Before what a user writes below a document, as one would set a question off from a text. */
+const belowDocument = '\n\n';
 
 /**
  * User texts with which the split is tried. Like documents and queries they begin and end without
@@ -21,11 +27,6 @@ const probes = [
   'été',
   '- 東京',
 ];
-
-interface Message {
-  readonly role: 'system' | 'user';
-  readonly content: string;
-}
 
 /** What stands around the user's text. */
 interface Frame {
@@ -53,74 +54,44 @@ export function createPromptTemplate(
     const apart = [...prefix, ...tokenizer.encode(probe), ...suffixIds];
     checkSame(apart, encodeTemplate(render([user(probe)])), probe);
   }
+  const prefixIds = (instructions: string | undefined): Int32Array => {
+    const text = instructions?.trim() ?? '';
+    if (text === '') return prefix.slice();
+    const frame = systemFrame(render, plain);
+    return encodePieces([frame.before, text, frame.after], tokenizer);
+  };
+  let conversation: Conversation | undefined;
+  // Not before it is needed: a template that knows no conversation can still be asked.
+  const turnsAfter = (firstIds: Int32Array, later: readonly TemplateMessage[]): Int32Array => {
+    if (later.length === 0) return concatenate(firstIds, suffixIds);
+    conversation ??= createConversation({ render, tokenizer, ...plain });
+    return concatenate(firstIds, conversation.laterIds(later), suffixIds);
+  };
   return {
     suffixIds,
-    prefixIds(instructions) {
-      const text = instructions?.trim() ?? '';
-      if (text === '') return prefix.slice();
-      const frame = systemFrame(render, plain);
-      return encodePieces([frame.before, text, frame.after], tokenizer);
+    prefixIds,
+    turnIds([first, ...later]) {
+      const text = defined(first, 'the first turn').content;
+      return turnsAfter(tokenizer.encode(text === '' ? '' : belowDocument + text), later);
+    },
+    followUpIds(turn) {
+      conversation ??= createConversation({ render, tokenizer, ...plain });
+      return concatenate(conversation.endOfAnswerIds, tokenizer.encode(turn), suffixIds);
+    },
+    chatIds(messages) {
+      const system = messages[0]?.role === 'system' ? messages[0] : undefined;
+      const [first, ...later] = system === undefined ? messages : messages.slice(1);
+      assert(first?.role === 'user', 'expected a chat to begin with a user');
+      return concatenate(
+        prefixIds(system?.content),
+        turnsAfter(tokenizer.encode(first.content), later),
+      );
     },
   };
 }
 
-function user(content: string): Message {
+function user(content: string): TemplateMessage {
   return { role: 'user', content };
-}
-
-function createRenderer(source: TemplateSource): (messages: readonly Message[]) => string {
-  let template: Template;
-  try {
-    template = new Template(source.text);
-  } catch (error) {
-    throw templateError(error);
-  }
-  return (messages) => {
-    try {
-      const environment = createEnvironment();
-      environment.set('messages', messages);
-      environment.set('add_generation_prompt', true);
-      environment.set('bos_token', source.bosToken);
-      environment.set('eos_token', source.eosToken);
-      return String(new Interpreter(environment).run(template.parsed).value);
-    } catch (error) {
-      throw templateError(error);
-    }
-  };
-}
-
-/**
- * What transformers gives chat templates, but for the clock: a prefix that changes from day to day
- * would make stored contexts unfindable. Templates that ask for the date have a fixed one for this
- * case.
- */
-function createEnvironment(): Environment {
-  const environment = new Environment();
-  const constants = { true: true, false: false, none: null, True: true, False: false, None: null };
-  for (const [name, value] of Object.entries(constants)) environment.set(name, value);
-  environment.set('range', range);
-  environment.set('raise_exception', (message: unknown) => {
-    throw new Error(String(message));
-  });
-  return environment;
-}
-
-/** Python's range: from, to (not included) and step; with one argument, to. */
-function range(first: number, second?: number, step = 1): readonly number[] {
-  const [start, end] = second === undefined ? [0, first] : [first, second];
-  return Array.from(
-    { length: Math.max(0, Math.ceil((end - start) / step)) },
-    (_, i) => start + i * step,
-  );
-}
-
-function templateError(error: unknown): ReadonceError {
-  const reason = error instanceof Error ? error.message : String(error);
-  return new ReadonceError(
-    'unsupported',
-    `Expected a chat template that renders system and user messages but got: ${reason}`,
-    { cause: error },
-  );
 }
 
 function splitAt(rendered: string, marker: string, role: string): Frame {
@@ -135,7 +106,7 @@ function splitAt(rendered: string, marker: string, role: string): Frame {
 }
 
 /** What stands around the instructions, up to the user's text. */
-function systemFrame(render: (messages: readonly Message[]) => string, plain: Frame): Frame {
+function systemFrame(render: RenderMessages, plain: Frame): Frame {
   const rendered = render([{ role: 'system', content: systemMarker }, user(userMarker)]);
   const whole = splitAt(rendered, userMarker, 'user');
   if (whole.after !== plain.after) {
@@ -145,44 +116,6 @@ function systemFrame(render: (messages: readonly Message[]) => string, plain: Fr
     );
   }
   return splitAt(whole.before, systemMarker, 'system');
-}
-
-/**
- * Token ids of pieces of a prompt in which even places (0, 2, …) are the template's and odd ones
- * are ordinary text. Ordinary text that touches, of whichever piece, is tokenised as one.
- */
-function encodePieces(pieces: readonly string[], tokenizer: BpeTokenizer): Int32Array {
-  const ids: number[] = [];
-  let ordinary = '';
-  const flush = (): void => {
-    ids.push(...tokenizer.encode(ordinary));
-    ordinary = '';
-  };
-  for (const [i, piece] of pieces.entries()) {
-    const parts = i % 2 === 0 ? splitControlTokens(piece, tokenizer.controlTokens) : [piece];
-    for (const part of parts) {
-      const id = i % 2 === 0 ? tokenizer.controlTokens.get(part) : undefined;
-      if (id === undefined) {
-        ordinary += part;
-      } else {
-        flush();
-        ids.push(id);
-      }
-    }
-  }
-  flush();
-  return Int32Array.from(ids);
-}
-
-/** Cuts a text at control tokens, the longest where several begin; the tokens are parts too. */
-function splitControlTokens(
-  text: string,
-  controlTokens: ReadonlyMap<string, number>,
-): readonly string[] {
-  if (controlTokens.size === 0) return [text];
-  const longestFirst = [...controlTokens.keys()].toSorted((a, b) => b.length - a.length);
-  const escaped = longestFirst.map((token) => token.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
-  return text.split(new RegExp(`(${escaped.join('|')})`)).filter((part) => part !== '');
 }
 
 function checkSame(apart: readonly number[], whole: Int32Array, probe: string): void {

@@ -1,4 +1,5 @@
 import type { ModelConfig } from './config.ts';
+import type { TemplateMessage } from './template-renderer.ts';
 
 /** Where one tensor's float32 values lie, so that every graph can map the same bytes. */
 export interface TensorRef {
@@ -25,12 +26,25 @@ export interface Tokenizer {
   readonly longestTokenBytes: number;
 }
 
-/** The chat template, split once into what comes before and after the user's text. */
+/**
+ * The chat template, split into what comes before, between and after the texts of a conversation.
+ * Contents are ordinary text, trimmed; control tokens come from the template alone. What has turns
+ * throws `unsupported` for a template that moves their texts about.
+ */
 export interface PromptTemplate {
   /** P: everything up to and including the user header, with the system text or `instructions`. */
   prefixIds(instructions: string | undefined): Int32Array;
   /** S: end of the user turn and the assistant header. */
   readonly suffixIds: Int32Array;
+  /**
+   * What follows a document's text: user and assistant in turn, a user first and last. The first
+   * goes on in the document's turn, behind a blank line; '' leaves the document alone there.
+   */
+  turnIds(turns: readonly TemplateMessage[]): Int32Array;
+  /** What follows an assistant's answer, its last content token, when the user says `turn`. */
+  followUpIds(turn: string): Int32Array;
+  /** A whole chat without a document: optionally a system message, then turns as of `turnIds`. */
+  chatIds(messages: readonly TemplateMessage[]): Int32Array;
 }
 
 /** A model as its files say it. */
