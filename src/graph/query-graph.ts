@@ -12,9 +12,11 @@ export interface QueryGraphOptions {
  * meet all queries of all its requests in one product. Each request's own tokens, its tail, are
  * attended to apart, and the two parts are merged by the sums of their softmaxes.
  *
- * With R requests of T tokens each, N = R · T tokens, and `heads` = layers · KV heads:
+ * With R requests of at most T tokens each, N tokens in all:
  * Inputs: `input_ids`, `position_ids` int64 `[1, N]`, request after request; `tail_shape` int64
- * `[R, T, −1]`; `tail_last_rows` int32 `[R]` = each tail's rows after the call − 1; `tail_rows`
+ * `[R, T, −1]`, which the tails' attention pads the tokens to: `tail_tokens` int64 `[R · T]`, the
+ * token in each of its places (any one where there is none), and `token_places` int64 `[N]`, the
+ * place of each token; `tail_last_rows` int32 `[R]` = each tail's rows after the call − 1; `tail_rows`
  * int32 `[1]` = S, at least the longest tail; `tail_mask` bool `[R, 1, T, S]`, the tail rows that a
  * token sees; per layer `tail_key.l` and `tail_value.l` `[R, kvHeads, capacity, headDim]`, bound as
  * present too: tokens are appended in place; `absent` float32 `[layers, N, queryHeads]`: 0, or a
@@ -70,6 +72,8 @@ class SharedAttention {
     this.#contexts = contexts;
     const { model, config } = blocks;
     model.input('tail_shape', 'int64', [3]);
+    model.input('tail_tokens', 'int64', ['places']);
+    model.input('token_places', 'int64', ['tokens']);
     model.input('tail_last_rows', 'int32', ['requests']);
     model.input('tail_rows', 'int32', [1]);
     model.input('tail_mask', 'bool', ['requests', 1, 'request_tokens', 'tail_rows']);
@@ -173,7 +177,14 @@ class SharedAttention {
   #tailPart(layer: number, { query, key, value }: Projections): Part {
     const { model, config } = this.#blocks;
     const { kvHeads, queryHeads, headDim } = config;
-    const byRequest = (tensor: string): string => model.node('Reshape', [tensor, 'tail_shape']);
+    const byRequest = (tensor: string): string => {
+      const padded = model.node('Gather', [tensor, 'tail_tokens'], { attributes: { axis: 1 } });
+      return model.node('Reshape', [padded, 'tail_shape']);
+    };
+    const byToken = (value: string, width: number): string => {
+      const places = this.#reshape(value, -1, queryHeads, width);
+      return model.node('Gather', [places, 'token_places'], { attributes: { axis: 0 } });
+    };
     const dims = ['requests', kvHeads, null, headDim];
     const output = model.fresh('tail');
     const logits = model.fresh('tail_logits');
@@ -208,15 +219,14 @@ class SharedAttention {
     const unseen = model.constant('unseen', Float32Array.of(-1e30), [1]);
     const seen = model.node('Where', ['tail_mask', logits, unseen]);
     const weights = model.node('Softmax', [seen], { attributes: { axis: -1 } });
-    const byToken = (value: string): string => {
-      const perm = { perm: [0, 2, 1, 3] };
-      const largest = model.node('Transpose', [this.#max(value, 3)], { attributes: perm });
-      return this.#reshape(largest, -1, queryHeads, 1);
+    const largestOf = (value: string): string => {
+      const attributes = { perm: [0, 2, 1, 3] };
+      return byToken(model.node('Transpose', [this.#max(value, 3)], { attributes }), 1);
     };
     return {
-      output: this.#reshape(output, -1, queryHeads, headDim),
-      largest: byToken(seen),
-      share: byToken(weights),
+      output: byToken(output, headDim),
+      largest: largestOf(seen),
+      share: largestOf(weights),
     };
   }
 

@@ -68,6 +68,9 @@ export interface Tail {
   close(): void;
 }
 
+/** Most tokens with which several requests can begin together: more than most questions have. */
+export const firstTokens = 64;
+
 /** One request's tokens in a forward call. */
 export interface ForwardSlot {
   readonly context: ContextView;
@@ -123,8 +126,9 @@ export interface Runtime {
   score(cache: DenseCache, slice: ScoreSlice): Int32Array;
   /**
    * Appends each slot's tokens to its tail and returns, per slot, the logits `[vocabSize]` after
-   * its last token. Several slots have a token each (a step); their tails are distinct, their
-   * contexts need not be. A slot's result does not depend on the others, to the last bit.
+   * its last token. Tails are distinct, contexts need not be. Several slots are either a step, one
+   * token each behind tails that have some, or begin their tails with at most `firstTokens` each.
+   * A slot's result does not depend on the others, to the last bit.
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Float32Array[];

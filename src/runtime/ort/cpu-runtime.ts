@@ -5,6 +5,7 @@ import { denseGraph } from '../../graph/dense-graph.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
 import { queryGraph } from '../../graph/query-graph.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
+import { checkTogether } from '../forward-slots.ts';
 import type {
   ContextCache,
   DenseCache,
@@ -88,10 +89,8 @@ class OrtCpuRuntime implements Runtime {
   }
 
   forward(slots: readonly ForwardSlot[]): readonly Float32Array[] {
-    assert(slots.length > 0, 'at least one slot');
-    assert(new Set(slots.map(({ tail }) => tail)).size === slots.length, 'distinct tails');
+    checkTogether(slots);
     const own = slots.map(ownSlot);
-    assert(slots.length === 1 || own.every(({ ids }) => ids.length === 1), 'a step, or one slot');
     const results = new Map<OwnSlot, Float32Array>();
     for (const together of byContexts(own)) {
       const contexts = new Set(together.map(({ context }) => context)).size;
@@ -162,10 +161,9 @@ class OrtCpuRuntime implements Runtime {
 const hidden = -1e30;
 
 function ownSlot(slot: ForwardSlot): OwnSlot {
-  const { context, tail, ids } = slot;
+  const { context, tail } = slot;
   assert(context instanceof OrtContextView, 'a context of this runtime');
   assert(tail instanceof OrtTail, 'a tail of this runtime');
-  assert(ids.length > 0, 'at least one token a slot');
   return { ...slot, context, tail };
 }
 

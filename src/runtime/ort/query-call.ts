@@ -1,6 +1,6 @@
 import { defined } from '../../core/assert.ts';
 import type { ModelConfig } from '../../model/config.ts';
-import type { ForwardSlot } from '../runtime.ts';
+import { firstTokens, type ForwardSlot } from '../runtime.ts';
 import type { OrtContextView } from './context-cache.ts';
 import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTail, TailArena } from './tail-arena.ts';
@@ -15,8 +15,10 @@ export interface OwnSlot extends ForwardSlot {
 /** What the shapes of the small inputs depend on. */
 interface CallShape {
   readonly requests: number;
-  /** Tokens of each request. */
-  readonly requestTokens: number;
+  /** Of all requests. */
+  readonly tokens: number;
+  /** Tokens that the tails' attention has room for in each request. */
+  readonly placesEach: number;
   /** Columns of the tails' mask. */
   readonly tailRows: number;
 }
@@ -60,32 +62,32 @@ export class QueryCall {
     this.#binding = session.bind();
   }
 
-  /** Slots of at most as many contexts as the graph has, with the same number of tokens each. */
+  /**
+   * Slots of at most as many contexts as the graph has: one with any tokens, or several that the
+   * attention operator takes together, all with a token behind others or all without a tail yet.
+   */
   run(slots: readonly OwnSlot[]): readonly Float32Array[] {
-    const requestTokens = defined(slots[0], 'a slot').ids.length;
-    const rows = Math.max(...slots.map(({ tail }) => tail.length)) + requestTokens;
-    const { first, tails } = this.#arena.arrange(
-      slots.map(({ tail }) => tail),
-      rows,
-    );
-    const ordered = tails.map((tail) =>
-      defined(
-        slots.find((slot) => slot.tail === tail),
-        'the slot of a tail',
-      ),
-    );
-    this.#bindTails(first, tails.length);
+    const longest = Math.max(...slots.map(({ ids }) => ids.length));
+    const begins = slots.every(({ tail }) => tail.length === 0);
+    // The first tokens of a tail are padded, alone too: the same products whoever else begins.
+    const placesEach = begins ? Math.ceil(longest / firstTokens) * firstTokens : longest;
+    const rows = Math.max(...slots.map(({ tail }) => tail.length)) + placesEach;
+    const tails = slots.map(({ tail }) => tail);
+    const arrangement = this.#arena.arrange(tails, rows);
+    const ordered = arrangement.tails.map((tail) => defined(slots[tails.indexOf(tail)], 'a slot'));
+    this.#bindTails(arrangement.first, tails.length);
     const views = [...new Set(ordered.map(({ context }) => context))];
     this.#bindContexts(views);
     const inputs = this.#inputsFor({
       requests: slots.length,
-      requestTokens,
+      tokens: slots.reduce((sum, { ids }) => sum + ids.length, 0),
+      placesEach,
       tailRows: Math.ceil(rows / columnStep) * columnStep,
     });
     inputs.fill(ordered, views);
     this.#binding.run();
-    for (const { tail } of slots) tail.append(requestTokens);
-    return slots.map(({ tail }) => inputs.logitsOf(tails.indexOf(tail)));
+    for (const { tail, ids } of slots) tail.append(ids.length);
+    return tails.map((tail) => inputs.logitsOf(arrangement.tails.indexOf(tail)));
   }
 
   close(): void {
@@ -144,7 +146,10 @@ class CallInputs {
   readonly #config: ModelConfig;
   readonly #ids: BigInt64Array;
   readonly #positions: BigInt64Array;
+  readonly #tailTokens: BigInt64Array;
+  readonly #tokenPlaces: BigInt64Array;
   readonly #lastRows: Int32Array;
+  readonly #lastTokens: BigInt64Array;
   readonly #mask: Uint8Array;
   readonly #absent: Float32Array;
   readonly #contextOrder: BigInt64Array;
@@ -159,32 +164,34 @@ class CallInputs {
     shape: CallShape,
     { config, contexts }: { readonly config: ModelConfig; readonly contexts: number },
   ) {
-    const { requests, requestTokens, tailRows } = shape;
-    const tokens = requests * requestTokens;
+    const { requests, tokens, placesEach, tailRows } = shape;
+    const places = requests * placesEach;
     this.#shape = shape;
     this.#config = config;
     this.#ids = new BigInt64Array(tokens);
     this.#positions = new BigInt64Array(tokens);
+    this.#tailTokens = new BigInt64Array(places);
+    this.#tokenPlaces = new BigInt64Array(tokens);
     this.#lastRows = new Int32Array(requests);
-    this.#mask = new Uint8Array(tokens * tailRows);
+    this.#lastTokens = new BigInt64Array(requests);
+    this.#mask = new Uint8Array(places * tailRows);
     this.#absent = new Float32Array(config.layers * tokens * config.queryHeads);
     this.#contextOrder = new BigInt64Array(tokens);
     this.#requestOrder = new BigInt64Array(tokens);
     this.#contextQueries = new BigInt64Array(contexts);
     this.#logits = new Float32Array(requests * config.vocabSize);
-    const lastTokens = BigInt64Array.from({ length: requests }, (_, request) =>
-      BigInt((request + 1) * requestTokens - 1),
-    );
-    const tailShape = BigInt64Array.of(BigInt(requests), BigInt(requestTokens), -1n);
+    const tailShape = BigInt64Array.of(BigInt(requests), BigInt(placesEach), -1n);
     this.#tensors = {
       input_ids: environment.tensor(this.#ids, [1, tokens]),
       position_ids: environment.tensor(this.#positions, [1, tokens]),
       tail_shape: environment.tensor(tailShape, [3]),
+      tail_tokens: environment.tensor(this.#tailTokens, [places]),
+      token_places: environment.tensor(this.#tokenPlaces, [tokens]),
       tail_last_rows: environment.tensor(this.#lastRows, [requests]),
       tail_rows: environment.tensor(Int32Array.of(tailRows), [1]),
-      tail_mask: environment.tensor(this.#mask, [requests, 1, requestTokens, tailRows]),
+      tail_mask: environment.tensor(this.#mask, [requests, 1, placesEach, tailRows]),
       absent: environment.tensor(this.#absent, [config.layers, tokens, config.queryHeads]),
-      last_tokens: environment.tensor(lastTokens, [requests]),
+      last_tokens: environment.tensor(this.#lastTokens, [requests]),
       ...(contexts > 1 && {
         context_order: environment.tensor(this.#contextOrder, [tokens]),
         request_order: environment.tensor(this.#requestOrder, [tokens]),
@@ -194,11 +201,12 @@ class CallInputs {
     this.#logitsTensor = environment.tensor(this.#logits, [1, requests, config.vocabSize]);
   }
 
-  fits({ requests, requestTokens, tailRows }: CallShape): boolean {
+  fits(shape: CallShape): boolean {
     return (
-      this.#shape.requests === requests &&
-      this.#shape.requestTokens === requestTokens &&
-      this.#shape.tailRows === tailRows
+      this.#shape.requests === shape.requests &&
+      this.#shape.tokens === shape.tokens &&
+      this.#shape.placesEach === shape.placesEach &&
+      this.#shape.tailRows === shape.tailRows
     );
   }
 
@@ -208,26 +216,31 @@ class CallInputs {
   }
 
   fill(slots: readonly OwnSlot[], views: readonly OrtContextView[]): void {
-    const { requestTokens, tailRows } = this.#shape;
+    const { placesEach, tailRows } = this.#shape;
     let token = 0;
+    this.#tailTokens.fill(0n);
     this.#mask.fill(0);
     for (const [request, { ids, startPosition, tail }] of slots.entries()) {
-      this.#lastRows[request] = tail.length + requestTokens - 1;
+      this.#lastRows[request] = tail.length + placesEach - 1;
       for (const [i, id] of ids.entries()) {
+        const place = request * placesEach + i;
         this.#ids[token] = BigInt(id);
         this.#positions[token] = BigInt(startPosition + i);
-        this.#mask.fill(1, token * tailRows, token * tailRows + tail.length + i + 1);
+        this.#tailTokens[place] = BigInt(token);
+        this.#tokenPlaces[token] = BigInt(place);
+        this.#mask.fill(1, place * tailRows, place * tailRows + tail.length + i + 1);
         token++;
       }
+      this.#lastTokens[request] = BigInt(token - 1);
     }
     this.#fillOrder(slots, views);
     this.#fillAbsent(slots);
   }
 
-  /** The logits of a place, copied. */
-  logitsOf(place: number): Float32Array {
+  /** The logits of a request, copied. */
+  logitsOf(request: number): Float32Array {
     const { vocabSize } = this.#config;
-    return this.#logits.slice(place * vocabSize, (place + 1) * vocabSize);
+    return this.#logits.slice(request * vocabSize, (request + 1) * vocabSize);
   }
 
   close(): void {
@@ -236,15 +249,15 @@ class CallInputs {
   }
 
   #fillOrder(slots: readonly OwnSlot[], views: readonly OrtContextView[]): void {
-    const { requestTokens } = this.#shape;
     const group = this.#config.queryHeads / this.#config.kvHeads;
     let sorted = 0;
     this.#contextQueries.fill(0n);
     for (const [context, view] of views.entries()) {
       const before = sorted;
-      for (const [request, slot] of slots.entries()) {
-        for (let i = 0; slot.context === view && i < requestTokens; i++) {
-          const token = request * requestTokens + i;
+      let token = 0;
+      for (const { context: own, ids } of slots) {
+        for (let i = 0; i < ids.length; i++, token++) {
+          if (own !== view) continue;
           this.#contextOrder[sorted] = BigInt(token);
           this.#requestOrder[token] = BigInt(sorted++);
         }
@@ -254,21 +267,21 @@ class CallInputs {
   }
 
   #fillAbsent(slots: readonly OwnSlot[]): void {
-    const { requests, requestTokens } = this.#shape;
     const { layers, kvHeads, queryHeads } = this.#config;
     const group = queryHeads / kvHeads;
     this.#absent.fill(0);
-    for (const [request, { context }] of slots.entries()) {
-      if (!context.hasAbsentHeads) continue;
-      for (let head = 0; head < layers * kvHeads; head++) {
+    let first = 0;
+    for (const { context, ids } of slots) {
+      for (let head = 0; context.hasAbsentHeads && head < layers * kvHeads; head++) {
         if (context.lengths[head] !== 0) continue;
         const layer = Math.floor(head / kvHeads);
-        for (let i = 0; i < requestTokens; i++) {
-          const token = (layer * requests + request) * requestTokens + i;
-          const start = token * queryHeads + (head % kvHeads) * group;
+        for (let i = 0; i < ids.length; i++) {
+          const row = layer * this.#shape.tokens + first + i;
+          const start = row * queryHeads + (head % kvHeads) * group;
           this.#absent.fill(hidden, start, start + group);
         }
       }
+      first += ids.length;
     }
   }
 }

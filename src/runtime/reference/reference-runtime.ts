@@ -1,6 +1,7 @@
 import { argmax } from '../../core/argmax.ts';
 import { assert } from '../../core/assert.ts';
 import { kvLayout } from '../../model/config.ts';
+import { checkTogether } from '../forward-slots.ts';
 import type { DenseCache, ForwardSlot, Runtime, ScoreSlice } from '../runtime.ts';
 import {
   ReferenceContextCache,
@@ -70,9 +71,7 @@ export function createReferenceRuntime(
       return slice.predict ? predictions(decoder, hidden, slice) : new Int32Array(0);
     },
     forward: (slots) => {
-      assert(new Set(slots.map(({ tail }) => tail)).size === slots.length, 'distinct tails');
-      const isStep = slots.every(({ ids }) => ids.length === 1);
-      assert(slots.length === 1 || isStep, 'a step, or one slot');
+      checkTogether(slots);
       return slots.map((slot) => forwardSlot(decoder, slot));
     },
     close: () => {},

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { AssertionError } from '../../../src/core/assert.ts';
 import { headCount } from '../../../src/core/kv-layout.ts';
-import type { ContextCache, Runtime } from '../../../src/runtime/runtime.ts';
+import { firstTokens, type ContextCache, type Runtime } from '../../../src/runtime/runtime.ts';
 import { at } from '../../support/naive-decoder.ts';
 import type { NaiveHead } from '../../support/naive-decoder.ts';
 import { loadContext, request, type Requested } from '../../support/ragged.ts';
@@ -108,6 +108,29 @@ function severalRequests(subject: () => Subject): void {
         );
       }
     }
+    for (const { tail } of [...together, ...alone]) tail.close();
+  });
+
+  it('lets requests begin together, with questions of any length up to the limit', () => {
+    const { runtime } = subject();
+    const caches = [3, 4, 3].map((seed) => loadContext(runtime, unevenContext(subject(), seed)));
+    const lengths = [5, 1, firstTokens, 17, 2, 63, 30];
+    const slots = () =>
+      lengths.map((length, i) => ({
+        ...request(runtime, at(caches, i % caches.length)),
+        ids: tokens(subject(), length, 200 + i),
+        startPosition: 40 + i,
+      }));
+    const [together, alone] = [slots(), slots()];
+    const first = alone.map((slot) => at(runtime.forward([slot]), 0));
+    expect(runtime.forward(together)).toEqual(first);
+    const next = (parts: Requested, i: number) => ({
+      ...parts,
+      ids: tokens(subject(), 1, 300 + i),
+      startPosition: 110,
+    });
+    const second = alone.map((parts, i) => at(runtime.forward([next(parts, i)]), 0));
+    expect(runtime.forward(together.map(next))).toEqual(second);
     for (const { tail } of [...together, ...alone]) tail.close();
   });
 
