@@ -1,31 +1,29 @@
-import type { Clock } from '../core/clock.ts';
 import { concatenate } from '../core/concatenate.ts';
 import { contextTokens, type ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
-import type { Checkpoint } from '../model/checkpoint.ts';
-import type { Runtime } from '../runtime/runtime.ts';
-import { resolveMethod, resolvePrecision } from '../compression/registry.ts';
+import { resolvePrecision } from '../compression/registry.ts';
+import type { Runtime, Tail } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { createAnswerText, type AnswerText } from './answer-text.ts';
-import type { DeviceTurns } from './device-turns.ts';
-import { leastTokens } from './document.ts';
+import { createAnswerText } from './answer-text.ts';
+import { decode, type Decoded, type DecodeDependencies } from './decode.ts';
+import { findContext, usedKeepRatio } from './find-context.ts';
 import type { KeyedQueue } from './keyed-queue.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
-import type { EngineAnswer, EngineQuery } from './protocol.ts';
-import { createSampler } from './sampling.ts';
-import type { Stepper } from './stepper.ts';
+import { readPrompt } from './prompt-context.ts';
+import type { EngineAnswer, EngineQuery, QuerySource } from './protocol.ts';
+import { encodeFollowUp, encodePrompt, encodeTurns } from './query-tokens.ts';
+import type { Conversation, Sessions } from './sessions.ts';
 
 /** What all answers of an engine share. Nothing of it is closed by an answer. */
-export interface AnswerDependencies {
-  readonly checkpoint: Checkpoint;
+export interface AnswerDependencies extends DecodeDependencies {
   readonly runtime: Runtime;
   readonly store: ContextStore;
-  readonly turns: DeviceTurns;
-  readonly stepper: Stepper;
   readonly loaded: LoadedContexts;
+  readonly sessions: Sessions;
   readonly queue: KeyedQueue;
-  readonly clock: Clock;
-  /** Tokens of a query computed in one piece of work. */
+  /** How long a query waits for memory that others hold. */
+  readonly maxWaitMs: number;
+  /** Tokens of a prompt computed in one piece of work. */
   readonly sliceTokens: number;
 }
 
@@ -37,239 +35,276 @@ export interface AnswerCall {
 }
 
 /**
- * Answers a query from a stored context: load, extend by the query's tokens, step. Nothing of the
- * document is computed. An aborted call resolves with `cancelled` and the text so far.
+ * Answers a query: load, extend by the query's tokens, step. Nothing of a stored document is
+ * computed. An aborted call resolves with `cancelled` and the text so far.
  * @throws ReadonceError `not_found`, `invalid_argument` (a keepRatio above the stored one),
  * `context_too_long`, `conflict` (deleted or replaced while it was loaded), `corrupt_record`,
  * `out_of_memory`, `overloaded`
  */
-export async function answer(
-  dependencies: AnswerDependencies,
-  call: AnswerCall,
-): Promise<EngineAnswer> {
-  const arrivedMs = dependencies.clock.monotonicMs();
+export function answer(dependencies: AnswerDependencies, call: AnswerCall): Promise<EngineAnswer> {
   const { source } = call.query;
-  if (source.kind !== 'context' || call.query.turns.length !== 1) {
-    throw new ReadonceError('unsupported', 'Expected one question to a context: not built yet');
+  const run = new AnswerRun(dependencies, call);
+  switch (source.kind) {
+    case 'context':
+      return run.askContext(source);
+    case 'session':
+      return run.askSession(source);
+    case 'prompt':
+      return run.askPrompt(source);
   }
-  const record = findContext(dependencies, source.contextId);
-  const keepRatio = usedKeepRatio(record, source.keepRatio);
-  const queryIds = encodeQuery(dependencies.checkpoint, record, call.query);
-  return new AnswerRun(dependencies, call, { record, keepRatio, queryIds, arrivedMs }).run();
 }
 
-function findContext({ store, checkpoint }: AnswerDependencies, id: string): ContextRecord {
-  const stored = store.get(id);
-  if (stored === undefined) {
-    throw new ReadonceError('not_found', `Expected the id of a stored context but got ${id}`);
-  }
-  const { model } = stored.record;
-  if (model.fingerprint !== checkpoint.fingerprint) {
-    throw new ReadonceError(
-      'identity_mismatch',
-      `Expected a context of model ${checkpoint.id} (${checkpoint.fingerprint}) but ${id} was ` +
-        `made with ${model.id} (${model.fingerprint}): put the document again`,
-    );
-  }
-  return stored.record;
-}
+type SourceOf<Kind extends QuerySource['kind']> = Extract<QuerySource, { readonly kind: Kind }>;
 
-function usedKeepRatio(record: ContextRecord, asked: number | undefined): number {
-  const { keepRatio: stored, method } = record.compression;
-  if (asked === undefined) return stored;
-  if (asked < stored && resolveMethod(method).keepsAll) {
-    throw new ReadonceError(
-      'invalid_argument',
-      `Expected 1 or nothing for keepRatio, since the pairs of method "${method}" have no order, ` +
-        `but got ${asked}: put the document with a method that scores`,
-    );
-  }
-  if (asked > stored) {
-    throw new ReadonceError(
-      'invalid_argument',
-      `Expected a keepRatio of at most ${stored}, which the context was stored with, but got ` +
-        `${asked}: put the document again with a larger one`,
-      { details: { keepRatio: asked, storedKeepRatio: stored } },
-    );
-  }
-  return asked;
-}
-
-/** Q and S: the query behind a blank line, as a user would go on, then the template's suffix. */
-function encodeQuery(
-  { tokenizer, template, config, id }: Checkpoint,
-  record: ContextRecord,
-  { turns, sampling }: EngineQuery,
-): Int32Array {
-  const query = turns.map(({ content }) => content).join('');
-  const context = contextTokens(record);
-  const tooLong = (queryTokens: number | string): ReadonceError =>
-    new ReadonceError(
-      'context_too_long',
-      `Expected context, query and maxTokens to fit the ${config.contextLength} tokens of ${id} ` +
-        `but got ${context} + ${queryTokens} + ${sampling.maxTokens}`,
-      {
-        details: {
-          contextTokens: context,
-          queryTokens,
-          maxTokens: sampling.maxTokens,
-          window: config.contextLength,
-        },
-      },
-    );
-  const room = config.contextLength - context - sampling.maxTokens;
-  const atLeast = leastTokens(tokenizer, query, room);
-  if (atLeast > room) throw tooLong(`at least ${atLeast}`);
-  const ids = concatenate(tokenizer.encode(`\n\n${query}`), template.suffixIds);
-  if (ids.length > room) throw tooLong(ids.length);
-  return ids;
-}
-
-interface PreparedQuery {
-  readonly record: ContextRecord;
+/** What a query computes behind. */
+interface Ground {
+  readonly ids: Int32Array;
+  readonly startPosition: number;
+  readonly contextTokens: number;
   readonly keepRatio: number;
-  readonly queryIds: Int32Array;
-  readonly arrivedMs: number;
+  /** Bytes of that many pairs as they are stored. */
+  readonly storedBytes: (pairs: number) => number;
 }
 
-/** One query from its turn on. */
+/** One query from its arrival on. */
 class AnswerRun {
   readonly #dependencies: AnswerDependencies;
   readonly #call: AnswerCall;
-  readonly #request: PreparedQuery;
-  #source: EngineAnswer['cache']['source'] = 'host';
-  #startedMs = 0;
+  readonly #arrivedMs: number;
+  #startedMs: number | undefined;
   #loadMs = 0;
-  #firstTokenMs = 0;
-  #prefilledTokens = 0;
-  #completionTokens = 0;
-  #pairs = 0;
 
-  constructor(dependencies: AnswerDependencies, call: AnswerCall, request: PreparedQuery) {
+  constructor(dependencies: AnswerDependencies, call: AnswerCall) {
     this.#dependencies = dependencies;
     this.#call = call;
-    this.#request = request;
-    this.#startedMs = request.arrivedMs;
+    this.#arrivedMs = dependencies.clock.monotonicMs();
   }
 
-  async run(): Promise<EngineAnswer> {
-    const { checkpoint, queue } = this.#dependencies;
+  async askContext({ contextId, keepRatio: asked }: SourceOf<'context'>): Promise<EngineAnswer> {
+    const { checkpoint, loaded, runtime } = this.#dependencies;
+    const { turns, sampling } = this.#call.query;
+    const record = findContext(this.#dependencies, contextId);
+    const keepRatio = usedKeepRatio(record, asked);
+    const held = contextTokens(record);
+    const ids = encodeTurns(checkpoint, { contextTokens: held, turns, ...sampling });
+    const ground = { ...storedGround(record, keepRatio), ids, startPosition: held };
+    return this.#admitted(contextId, ground, async () => {
+      const context = await this.#acquire(record, ground);
+      const tail = runtime.createTail();
+      try {
+        return { context, decoded: await this.#decode(context, tail, ground) };
+      } finally {
+        tail.close();
+        loaded.release(context);
+      }
+    });
+  }
+
+  async askSession({ sessionId }: SourceOf<'session'>): Promise<EngineAnswer> {
+    const { sessions, queue } = this.#dependencies;
+    sessions.get(sessionId);
+    try {
+      return await queue.run(
+        sessionId,
+        () => sessions.converse(sessionId, (conversation) => this.#converse(conversation)),
+        this.#call.signal,
+      );
+    } catch (error) {
+      if (!this.#call.signal.aborted || error !== this.#call.signal.reason) throw error;
+      return this.#result(
+        storedGround(sessions.get(sessionId).record, 1),
+        nothingDecoded,
+        undefined,
+      );
+    }
+  }
+
+  async #converse(conversation: Conversation): Promise<EngineAnswer> {
+    const { checkpoint, loaded } = this.#dependencies;
+    const { turns, sampling } = this.#call.query;
+    const { record, tail, pendingIds, keepRatio } = conversation;
+    const startPosition = contextTokens(record) + tail.length;
+    const held = { contextTokens: startPosition + pendingIds.length, ...sampling };
+    const isFirst = tail.length === 0;
+    const asked = isFirst
+      ? encodeTurns(checkpoint, { ...held, turns })
+      : encodeFollowUp(checkpoint, { ...held, turn: turns.at(-1)?.content ?? '' });
+    const ids = concatenate(pendingIds, asked);
+    const ground = { ...storedGround(record, keepRatio), ids, startPosition };
+    const heldRows = tail.length;
+    return this.#admitted(record.id, ground, async () => {
+      const context = await this.#acquire(record, ground, heldRows);
+      let keptRows = heldRows;
+      try {
+        const decoded = await this.#decode(context, tail, ground);
+        if (decoded.finishReason !== 'cancelled') {
+          keptRows = tail.length;
+          conversation.answered(decoded.pendingIds);
+        }
+        return { context, decoded };
+      } finally {
+        tail.truncate(keptRows);
+        tail.park();
+        loaded.park(context, tail.sizeBytes);
+        conversation.keep(context);
+      }
+    });
+  }
+
+  async askPrompt(source: SourceOf<'prompt'>): Promise<EngineAnswer> {
+    const { checkpoint, loaded, runtime } = this.#dependencies;
+    const { turns, sampling } = this.#call.query;
+    const { signal } = this.#call;
+    const prompt = encodePrompt(checkpoint, { ...source, turns, ...sampling });
+    const ground: Ground = {
+      ids: prompt.ids,
+      startPosition: 0,
+      contextTokens: prompt.documentTokens,
+      keepRatio: 1,
+      storedBytes: () => 0,
+    };
+    return this.#admitted('', ground, async () => {
+      this.#start();
+      const tailTokens = sampling.maxTokens;
+      const read = await readPrompt(this.#dependencies, { ids: prompt.ids, tailTokens, signal });
+      const tail = runtime.createTail();
+      try {
+        const { context, ids } = read;
+        const startPosition = prompt.ids.length - ids.length;
+        const decoded = await this.#decode(context, tail, { ...ground, ids, startPosition });
+        return { context, decoded };
+      } finally {
+        tail.close();
+        loaded.release(read.context);
+        read.close();
+      }
+    });
+  }
+
+  /** Runs `use` in a place among the running queries. */
+  async #admitted(
+    contextId: string,
+    ground: Ground,
+    use: () => Promise<{ readonly context: LoadedContext; readonly decoded: Decoded }>,
+  ): Promise<EngineAnswer> {
+    const { scheduler } = this.#dependencies;
+    const { query, signal } = this.#call;
+    let leave = (): void => undefined;
+    try {
+      leave = await scheduler.admit({ tenant: query.tenant, contextId }, signal);
+      const { context, decoded } = await use();
+      return this.#result(ground, decoded, context);
+    } catch (error) {
+      if (!signal.aborted || error !== signal.reason) throw error;
+      return this.#result(ground, nothingDecoded, undefined);
+    } finally {
+      leave();
+    }
+  }
+
+  #start(): void {
+    this.#startedMs ??= this.#dependencies.clock.monotonicMs();
+  }
+
+  /** Takes the context, waiting for memory that other queries hold. */
+  async #acquire(record: ContextRecord, ground: Ground, heldRows = 0): Promise<LoadedContext> {
+    const { scheduler, clock, loaded, maxWaitMs } = this.#dependencies;
+    const { signal, query } = this.#call;
+    const tailTokens = heldRows + ground.ids.length + query.sampling.maxTokens;
+    const request = { record, keepRatio: ground.keepRatio, tailTokens };
+    for (;;) {
+      try {
+        return await scheduler.piece(() => {
+          this.#start();
+          const startedMs = clock.monotonicMs();
+          const context = loaded.acquire(request);
+          this.#loadMs += clock.monotonicMs() - startedMs;
+          return context;
+        }, signal);
+      } catch (error) {
+        const isFull = error instanceof ReadonceError && error.code === 'overloaded';
+        const leftMs = this.#arrivedMs + maxWaitMs - clock.monotonicMs();
+        if (!isFull || leftMs <= 0) throw error;
+        const patience = AbortSignal.timeout(Math.ceil(leftMs));
+        await loaded.room(AbortSignal.any([signal, patience])).catch((reason: unknown) => {
+          throw patience.aborted && !signal.aborted ? error : reason;
+        });
+      }
+    }
+  }
+
+  #decode(context: LoadedContext, tail: Tail, ground: Ground): Promise<Decoded> {
+    const { checkpoint } = this.#dependencies;
     const { query, onText, signal } = this.#call;
-    const { record } = this.#request;
     const text = createAnswerText({
       tokenBytes: (id) => checkpoint.tokenizer.tokenBytes(id),
       stop: query.sampling.stop,
       emit: onText,
     });
-    let finishReason: EngineAnswer['finishReason'] = 'cancelled';
-    try {
-      finishReason = await queue.run(record.id, () => this.#useContext(text), signal);
-    } catch (error) {
-      // Whatever else went wrong is not hidden by a client that has gone away.
-      if (!signal.aborted || error !== signal.reason) throw error;
-    }
-    text.finish();
-    return this.#result(text.text, finishReason);
+    const { ids, startPosition } = ground;
+    return decode(this.#dependencies, {
+      context: context.view,
+      tail,
+      startPosition,
+      ids,
+      sampling: query.sampling,
+      text,
+      signal,
+    });
   }
 
-  async #useContext(text: AnswerText): Promise<EngineAnswer['finishReason']> {
-    const context = await this.#acquire();
-    try {
-      this.#pairs = context.cache.lengths.reduce((sum, length) => sum + length, 0);
-      return await this.#decode(context, text);
-    } finally {
-      this.#dependencies.loaded.release(context);
-    }
-  }
-
-  #acquire(): Promise<LoadedContext> {
-    const { turns, clock, loaded } = this.#dependencies;
-    const { record, keepRatio, queryIds } = this.#request;
-    const tailTokens = queryIds.length + this.#call.query.sampling.maxTokens;
-    return turns.run(
-      'extend',
-      () => {
-        this.#startedMs = clock.monotonicMs();
-        const context = loaded.acquire({ record, keepRatio, tailTokens });
-        this.#source = context.source;
-        this.#loadMs = clock.monotonicMs() - this.#startedMs;
-        return context;
-      },
-      this.#call.signal,
-    );
-  }
-
-  async #decode({ cache }: LoadedContext, text: AnswerText): Promise<EngineAnswer['finishReason']> {
-    const { checkpoint, clock, stepper } = this.#dependencies;
-    const { signal } = this.#call;
-    const { sampling } = this.#call.query;
-    const sampler = createSampler(sampling);
-    const endIds = new Set(checkpoint.config.endTokenIds);
-    let position = contextTokens(this.#request.record) + this.#request.queryIds.length;
-    let logits = await this.#extend(cache);
-    for (;;) {
-      const token = sampler.next(logits);
-      if (this.#firstTokenMs === 0) {
-        this.#firstTokenMs = clock.monotonicMs() - this.#request.arrivedMs;
-      }
-      if (endIds.has(token)) return 'stop';
-      this.#completionTokens++;
-      if (text.push(token) === 'stop') return 'stop';
-      if (this.#completionTokens >= sampling.maxTokens) return 'length';
-      signal.throwIfAborted();
-      logits = await stepper.step({
-        cache,
-        ids: Int32Array.of(token),
-        startPosition: position++,
-      });
-    }
-  }
-
-  /** Appends the query's tokens in bounded pieces; the logits after the last. */
-  async #extend(cache: LoadedContext['cache']): Promise<Float32Array> {
-    const { runtime, turns, sliceTokens } = this.#dependencies;
-    const { record, queryIds } = this.#request;
-    let logits: Float32Array | undefined;
-    for (let start = 0; start < queryIds.length; start += sliceTokens) {
-      const slot = {
-        cache,
-        ids: queryIds.subarray(start, start + sliceTokens),
-        startPosition: contextTokens(record) + start,
-      };
-      [logits] = await turns.run('extend', () => runtime.forward([slot]), this.#call.signal);
-      this.#prefilledTokens += slot.ids.length;
-    }
-    return logits as Float32Array;
-  }
-
-  #result(text: string, finishReason: EngineAnswer['finishReason']): EngineAnswer {
-    const { record, keepRatio, queryIds, arrivedMs } = this.#request;
-    const precision = resolvePrecision(record.compression.precision);
-    const totalMs = this.#dependencies.clock.monotonicMs() - arrivedMs;
-    const decodeSeconds = (totalMs - this.#firstTokenMs) / 1000;
-    const decoded = this.#completionTokens - 1;
+  #result(
+    { ids, contextTokens: documentTokens, keepRatio, storedBytes }: Ground,
+    decoded: Decoded,
+    context: LoadedContext | undefined,
+  ): EngineAnswer {
+    const nowMs = this.#dependencies.clock.monotonicMs();
+    const { firstTokenAtMs = nowMs, completionTokens } = decoded;
+    const decodeSeconds = (nowMs - firstTokenAtMs) / 1000;
+    const pairs = context?.view.lengths.reduce((sum, length) => sum + length, 0) ?? 0;
     return {
-      answer: text,
-      finishReason,
+      answer: decoded.text,
+      finishReason: decoded.finishReason,
       usage: {
-        contextTokens: record.document.tokens,
-        queryTokens: queryIds.length,
-        completionTokens: this.#completionTokens,
-        prefilledTokens: this.#prefilledTokens,
+        contextTokens: documentTokens,
+        queryTokens: ids.length,
+        completionTokens,
+        prefilledTokens: decoded.prefilledTokens,
       },
       cache: {
-        source: this.#source,
+        source: context?.source ?? 'host',
         keepRatio,
-        pairs: this.#pairs,
-        bytes: 2 * precision.encodedBytes(this.#pairs, record.layout.headDim),
+        pairs,
+        bytes: storedBytes(pairs),
       },
       timings: {
-        queueMs: this.#startedMs - arrivedMs,
+        queueMs: (this.#startedMs ?? nowMs) - this.#arrivedMs,
         loadMs: this.#loadMs,
-        firstTokenMs: this.#firstTokenMs,
-        totalMs,
-        tokensPerSecond: decoded > 0 && decodeSeconds > 0 ? decoded / decodeSeconds : 0,
+        firstTokenMs: decoded.firstTokenAtMs === undefined ? 0 : firstTokenAtMs - this.#arrivedMs,
+        totalMs: nowMs - this.#arrivedMs,
+        tokensPerSecond:
+          completionTokens > 1 && decodeSeconds > 0 ? (completionTokens - 1) / decodeSeconds : 0,
       },
     };
   }
+}
+
+const nothingDecoded: Decoded = {
+  text: '',
+  finishReason: 'cancelled',
+  prefilledTokens: 0,
+  completionTokens: 0,
+  firstTokenAtMs: undefined,
+  pendingIds: new Int32Array(0),
+};
+
+function storedGround(record: ContextRecord, keepRatio: number): Ground {
+  const precision = resolvePrecision(record.compression.precision);
+  return {
+    ids: new Int32Array(0),
+    startPosition: contextTokens(record),
+    contextTokens: record.document.tokens,
+    keepRatio,
+    storedBytes: (pairs) => 2 * precision.encodedBytes(pairs, record.layout.headDim),
+  };
 }

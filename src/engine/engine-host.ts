@@ -11,12 +11,13 @@ import { openContextStore } from '../../storage/open-store.ts';
 import type { ContextStore, Fault } from '../../storage/context-store.ts';
 import { faultOf } from '../../storage/fault.ts';
 import { answer, type AnswerCall } from './answer.ts';
-import { DeviceTurns } from './device-turns.ts';
 import { derive } from './derive.ts';
+import { findContext, usedKeepRatio } from './find-context.ts';
 import { sameTokens, tokenizeDocument, type TokenizedDocument } from './document.ts';
 import { ingest, type IngestCall } from './ingest.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
+import { readingQueue } from './prompt-context.ts';
 import type {
   EngineAnswer,
   EngineInfo,
@@ -27,23 +28,30 @@ import type {
   Ingested,
   SessionRequest,
 } from './protocol.ts';
-import { Stepper } from './stepper.ts';
+import { Scheduler } from './scheduler.ts';
+import { Sessions } from './sessions.ts';
 
 /**
- * Tokens of one piece of work. 256 keeps the attention logits of a 135M model over 8,192 rows under
- * 80 MB and matrix products near their full speed; a running answer waits at most one piece.
+ * Tokens of a document that go through the model together. 256 keeps the attention logits of a 135M
+ * model over 8,192 rows under 80 MB and matrix products near their full speed.
  */
 const sliceTokens = 256;
+
+type EngineLimits = Pick<
+  EngineOptions,
+  'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
+>;
 
 /** What an engine process does, without the process: owns the model and the loaded contexts. */
 export class EngineHost {
   readonly #checkpoint: Checkpoint;
   readonly #runtime: Runtime;
   readonly #store: ContextStore;
-  readonly #turns = new DeviceTurns();
   readonly #queue = new KeyedQueue();
-  readonly #stepper: Stepper;
+  readonly #scheduler: Scheduler;
   readonly #loaded: LoadedContexts;
+  readonly #sessions: Sessions;
+  readonly #maxWaitMs: number;
   /** Calls that hold caches or write to the store. */
   readonly #running = new Set<Promise<unknown>>();
   readonly #logger: Logger;
@@ -55,14 +63,27 @@ export class EngineHost {
       readonly store: ContextStore;
       readonly logger: Logger;
     },
-    poolBytes: number,
+    options: EngineLimits,
   ) {
     this.#checkpoint = parts.checkpoint;
     this.#store = parts.store;
     this.#logger = parts.logger;
     this.#runtime = createOrtCpuRuntime(parts.checkpoint, { threads: availableParallelism() });
-    this.#stepper = new Stepper(this.#runtime, this.#turns);
-    this.#loaded = new LoadedContexts({ runtime: this.#runtime, store: parts.store, poolBytes });
+    const runtime = this.#runtime;
+    this.#maxWaitMs = options.maxQueryWaitMs;
+    this.#scheduler = new Scheduler({
+      runtime,
+      clock: systemClock,
+      maxRunning: options.maxRunningQueries,
+      maxWaitMs: this.#maxWaitMs,
+    });
+    this.#loaded = new LoadedContexts({ ...parts, runtime, poolBytes: options.poolBytes });
+    this.#sessions = new Sessions({
+      runtime,
+      loaded: this.#loaded,
+      clock: systemClock,
+      maxSessions: options.maxSessions,
+    });
   }
 
   /** @throws ReadonceError of the model, the store or the runtime */
@@ -77,7 +98,7 @@ export class EngineHost {
     try {
       // An engine that died leaves its work half-done, and its server may live on.
       await store.sweep();
-      const host = new EngineHost({ checkpoint, store, logger }, options.poolBytes);
+      const host = new EngineHost({ checkpoint, store, logger }, options);
       host.#runtime.warm();
       return host;
     } catch (error) {
@@ -149,7 +170,7 @@ export class EngineHost {
     const derived = await this.#derive(documentCall);
     if (derived !== undefined) return derived;
     return this.#queue.run(
-      'ingestions',
+      readingQueue,
       async () => {
         // What this one waited for may have been the same document with more pairs.
         const late = await this.#derive(documentCall);
@@ -158,7 +179,7 @@ export class EngineHost {
           checkpoint: this.#checkpoint,
           runtime: this.#runtime,
           store: this.#store,
-          turns: this.#turns,
+          scheduler: this.#scheduler,
           clock: systemClock,
           sliceTokens,
         };
@@ -187,30 +208,38 @@ export class EngineHost {
       checkpoint: this.#checkpoint,
       runtime: this.#runtime,
       store: this.#store,
-      turns: this.#turns,
-      stepper: this.#stepper,
+      scheduler: this.#scheduler,
       loaded: this.#loaded,
+      sessions: this.#sessions,
       queue: this.#queue,
       clock: systemClock,
+      maxWaitMs: this.#maxWaitMs,
       sliceTokens,
     };
-    return this.#track(this.#noteDamage(contextOf(call), answer(dependencies, call)));
+    return this.#track(this.#noteDamage(this.#contextOf(call), answer(dependencies, call)));
   }
 
-  openSession(_request: SessionRequest): Promise<EngineSession> {
-    return Promise.reject(new ReadonceError('unsupported', 'Sessions are not built yet'));
+  /** @throws ReadonceError as a query of the context does, `overloaded` */
+  openSession({ contextId, keepRatio, tenant, ttlMs }: SessionRequest): EngineSession {
+    const parts = { store: this.#store, checkpoint: this.#checkpoint };
+    const record = findContext(parts, contextId);
+    const used = usedKeepRatio(record, keepRatio);
+    return this.#sessions.open({ record, keepRatio: used, tenant, ttlMs });
   }
 
+  /** @throws ReadonceError `not_found` */
   session(sessionId: string): EngineSession {
-    throw new ReadonceError('not_found', `Expected an open session but got ${sessionId}`);
+    return this.#sessions.get(sessionId).view;
   }
 
+  /** @throws ReadonceError `not_found` */
   closeSession(sessionId: string): void {
-    this.session(sessionId);
+    this.#sessions.end(sessionId);
   }
 
-  /** Forgets a loaded context. */
+  /** Forgets a loaded context, and ends its sessions. */
   unload(contextId: string): void {
+    this.#sessions.endOf(contextId);
     this.#loaded.drop(contextId);
   }
 
@@ -221,8 +250,9 @@ export class EngineHost {
   }
 
   async #end(): Promise<void> {
-    this.#turns.close();
+    this.#scheduler.close();
     await Promise.allSettled(this.#running);
+    this.#sessions.close();
     this.#loaded.close();
     this.#runtime.close();
     await this.#store.close();
@@ -237,6 +267,18 @@ export class EngineHost {
     }
   }
 
+  /** The stored context that a query is asked of. */
+  #contextOf({ query: { source } }: AnswerCall): string {
+    switch (source.kind) {
+      case 'context':
+        return source.contextId;
+      case 'session':
+        return this.#sessions.get(source.sessionId).record.id;
+      case 'prompt':
+        return '';
+    }
+  }
+
   /** Remembers a call until it settles. */
   #track<T>(call: Promise<T>): Promise<T> {
     this.#running.add(call);
@@ -246,10 +288,6 @@ export class EngineHost {
     call.then(forget, forget);
     return call;
   }
-}
-
-function contextOf({ query: { source } }: AnswerCall): string {
-  return source.kind === 'context' ? source.contextId : '';
 }
 
 function isCorruption(error: unknown): error is ReadonceError {

@@ -7,24 +7,25 @@ import { concatenate } from '../core/concatenate.ts';
 import type { IngestTimings, StoredContext } from '../core/context.ts';
 import { headCount } from '../core/kv-layout.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
-import type { DenseCache, Runtime } from '../runtime/runtime.ts';
+import type { DenseCache, Pieces, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { contextWrite } from './context-write.ts';
-import type { DeviceTurns } from './device-turns.ts';
 import type { TokenizedDocument } from './document.ts';
 import type { IngestProgress, IngestRequest } from './protocol.ts';
 import { RankedPairs } from './ranked-pairs.ts';
+import type { Scheduler } from './scheduler.ts';
 
 /** What all ingestions of an engine share. Nothing of it is closed by an ingestion. */
 export interface IngestDependencies {
   readonly checkpoint: Checkpoint;
   readonly runtime: Runtime;
   readonly store: ContextStore;
-  readonly turns: DeviceTurns;
+  readonly scheduler: Scheduler;
   readonly clock: Clock;
   /**
-   * Tokens of one piece of work, prefill or reconstruction: what other requests wait for at most,
-   * and what bounds the memory of attention logits (heads · slice · rows · 4 bytes).
+   * Tokens that go through the model together, prefill or reconstruction: many for the speed of
+   * matrix products, in pieces of few layers for those who wait meanwhile. Their number bounds
+   * the memory of attention logits (heads · slice · rows · 4 bytes).
    */
   readonly sliceTokens: number;
 }
@@ -134,7 +135,7 @@ class Ingestion {
     const ids = concatenate(pass.promptIds, chunk);
     // Progress counts document tokens: the prompt before them is none.
     const progress = { ...passed, done: passed.done - pass.promptIds.length };
-    await this.#slices('score', ids, progress, (slice) => {
+    await this.#slices('score', ids, progress, (slice) =>
       this.#dependencies.runtime.score(this.#cache, {
         ids: slice,
         sinkEnd: plan.prefixTokens,
@@ -142,9 +143,8 @@ class Ingestion {
         chunkEnd: plan.prefixTokens + pass.chunkEnd,
         passStart,
         scores,
-        predict: false,
-      });
-    });
+      }),
+    );
     this.#cache.truncate(passStart);
     return scores;
   }
@@ -178,26 +178,24 @@ class Ingestion {
     return this.#document.plan.prefixTokens + this.#document.documentIds.length;
   }
 
-  /** Runs `work` on one slice of `ids` after another, each in its turn of the device. */
+  /** Runs `work` on one slice of `ids` after another, each piece when the device has time. */
   async #slices(
     phase: IngestProgress['phase'],
     ids: Int32Array,
     { done, total }: { readonly done: number; readonly total: number },
-    work: (slice: Int32Array) => void,
+    work: (slice: Int32Array) => Pieces,
   ): Promise<void> {
-    const { turns, clock, sliceTokens } = this.#dependencies;
+    const { scheduler, clock, sliceTokens } = this.#dependencies;
     const { signal, onProgress } = this.#call;
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
-      await turns.run(
-        'ingest',
-        () => {
+      for (const piece of work(slice)) {
+        await scheduler.piece(() => {
           const startMs = clock.monotonicMs();
-          work(slice);
+          piece();
           this.#computeMs += clock.monotonicMs() - startMs;
-        },
-        signal,
-      );
+        }, signal);
+      }
       onProgress({ phase, done: Math.max(0, done + start + slice.length), total });
     }
   }

@@ -1,17 +1,17 @@
-import { assert } from '../core/assert.ts';
+import { assert, defined } from '../core/assert.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
-import type { RaggedCache, RaggedShape, Runtime } from '../runtime/runtime.ts';
+import { untilAborted } from '../core/until-aborted.ts';
+import type { ContextCache, ContextView, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { contextLengths, decodeRows, requireUnchanged } from './context-rows.ts';
 
-/** A context in memory, held by one query at a time. */
+/** A context in memory, for one query. */
 export interface LoadedContext {
-  readonly record: ContextRecord;
-  /** Attends to the rows of the keepRatio that was asked for. */
-  readonly cache: RaggedCache;
-  /** `host` if all these rows were in memory, `disk` if any was read. */
-  readonly source: 'host' | 'disk';
+  /** The rows of the keepRatio that was asked for. */
+  readonly view: ContextView;
+  /** `host` if all these rows were in memory, `disk` if any was read, `none` if nothing is stored. */
+  readonly source: 'host' | 'disk' | 'none';
 }
 
 /** What a query needs of its context. */
@@ -19,7 +19,7 @@ export interface LoadRequest {
   readonly record: ContextRecord;
   /** At most the record's. */
   readonly keepRatio: number;
-  /** Rows the query and its answer need behind the context. */
+  /** Rows that the query and its answer need behind the context. */
   readonly tailTokens: number;
 }
 
@@ -27,96 +27,140 @@ export interface LoadRequest {
 export interface LoadedContextsOptions {
   readonly runtime: Runtime;
   readonly store: ContextStore;
-  /** Bytes of loaded contexts, tails included, over which idle ones are shortened or dropped. */
+  /** Bytes of loaded contexts and of tails, over which idle contexts are shortened or dropped. */
   readonly poolBytes: number;
+}
+
+interface SeenRows {
+  readonly lengths: Uint32Array;
+  readonly view: ContextView;
 }
 
 interface Entry {
   readonly record: ContextRecord;
-  readonly cache: RaggedCache;
-  /** Rows of each head by keepRatio, of those that were asked for. */
-  readonly lengths: Map<number, Uint32Array>;
-  holder: LoadedContext | undefined;
-  /** Set when the context was deleted while in use. */
-  dropped: boolean;
+  readonly cache: ContextCache;
+  /** What queries see, by keepRatio, of those that were asked for. */
+  readonly seen: Map<number, SeenRows>;
+  /** Queries that use it. */
+  users: number;
 }
 
-/** Tails grow in steps, so that queries of about the same length share an allocation. */
-const tailStep = 64;
+/** Memory that a query holds. */
+interface Hold {
+  readonly entry: Entry | undefined;
+  readonly tailBytes: number;
+}
 
-/** Ratios whose lengths a context remembers: more than its users will ask for, usually. */
+/** Ratios whose rows a context remembers: more than its users will ask for, usually. */
 const rememberedRatios = 16;
 
 /**
  * What an idle context may be left with when room is needed: these fractions of the document's rows
- * that each head holds, the most important ones, and no tail. With less than the last, little would
- * be saved when it is loaded again: it is dropped.
+ * that each head holds, the most important ones. With less than the last, little would be saved
+ * when it is loaded again: it is dropped.
  */
-const shortenedTo = [1, 1 / 2, 1 / 4, 1 / 8];
+const shortenedTo = [1 / 2, 1 / 4, 1 / 8];
 
 /**
- * The engine's pool of loaded contexts, each once, with as many rows as were asked for. A query at
- * a smaller keepRatio than is loaded sees fewer of them; one at a larger keepRatio has the missing
- * rows read. When the pool is full, contexts give way from the least recently used one on: each is
- * shortened by as much as is needed, or dropped. Those in use never are.
+ * The engine's pool of loaded contexts, each once, with as many rows as were asked for; all queries
+ * on a context share it. A query at a smaller keepRatio than is loaded sees fewer rows; one at a
+ * larger keepRatio has the missing rows read. When the pool is full, contexts give way from the
+ * least recently used one on: each is shortened by as much as is needed, or dropped. Those in use
+ * never are.
  */
 export class LoadedContexts {
   readonly #options: LoadedContextsOptions;
   /** By context id, in order of last use. */
   readonly #entries = new Map<string, Entry>();
+  /** Deleted or replaced while in use: they go with their last query. */
+  readonly #leaving = new Set<Entry>();
+  readonly #holds = new Map<LoadedContext, Hold>();
+  readonly #waiting: (() => void)[] = [];
 
   constructor(options: LoadedContextsOptions) {
     this.#options = options;
   }
 
-  /** Bytes of memory that loaded contexts hold. */
+  /** Bytes of memory that contexts hold, and that is set aside for tails. */
   get sizeBytes(): number {
-    return sizeOf([...this.#entries.values()]);
+    return this.#contextBytes() + this.#tailBytes();
   }
 
   /**
-   * Takes a context for one query, reading what of it is not in memory. Synchronous: runs in a turn
-   * of the device. Callers queue for a context that is in use (`KeyedQueue`).
+   * Takes a context for one query, reading what of it is not in memory. Synchronous: one piece of
+   * work of the device.
    * @throws ReadonceError `not_found`, `conflict` (deleted or replaced meanwhile),
    * `corrupt_record`, `out_of_memory`, `overloaded`
    */
   acquire({ record, keepRatio, tailTokens }: LoadRequest): LoadedContext {
+    const tailBytes = this.#rowsBytes(tailTokens * record.pairCounts.length);
     const loaded = this.#current(record);
-    assert(loaded?.holder === undefined, 'a loaded context serves one query at a time');
-    const lengths = loaded?.lengths.get(keepRatio) ?? this.#readLengths(record, keepRatio);
-    const tailCapacity = Math.ceil(tailTokens / tailStep) * tailStep;
-    const shape = this.#shapeFor({ lengths, tailCapacity }, loaded);
-    if (shape !== undefined) this.#makeRoom(this.#bytesOf(shape), loaded);
-    const entry = loaded ?? this.#add(record);
-    const source = shape === undefined ? 'host' : this.#hold(entry, shape);
-    entry.cache.attendTo(lengths);
-    remember(entry.lengths, keepRatio, lengths);
-    entry.holder = { record, cache: entry.cache, source };
+    const lengths = loaded?.seen.get(keepRatio)?.lengths ?? this.#readLengths(record, keepRatio);
+    const { entry, source } = this.#hold(record, loaded, { lengths, tailBytes });
+    const seen = this.#seen(entry, keepRatio, lengths);
+    entry.users++;
     // Re-inserting makes it the most recently used.
     this.#entries.delete(record.id);
     this.#entries.set(record.id, entry);
-    return entry.holder;
+    return this.#handOut({ view: seen.view, source }, { entry, tailBytes });
   }
 
-  /** Gives a context back; its tail is forgotten. */
+  /**
+   * Takes memory for a context that is not stored, for one query: `fill` makes it.
+   * @param rows of each head, the tail's included
+   * @throws ReadonceError `out_of_memory`, `overloaded`
+   */
+  borrow(rows: number, fill: () => ContextView): LoadedContext {
+    const { layers, kvHeads } = this.#options.runtime.layout;
+    const bytes = this.#rowsBytes(rows * layers * kvHeads);
+    this.#makeRoom(bytes, undefined);
+    return this.#handOut({ view: fill(), source: 'none' }, { entry: undefined, tailBytes: bytes });
+  }
+
+  /** Gives a context back, and the memory set aside for its tail. */
   release(context: LoadedContext): void {
-    const entry = this.#entries.get(context.record.id);
-    assert(entry?.holder === context, 'released once, by its holder');
-    context.cache.truncateTail(0);
-    entry.holder = undefined;
-    if (entry.dropped) this.#remove(entry);
+    this.park(context, 0);
+    this.#holds.delete(context);
+  }
+
+  /**
+   * Gives a context back, but not all of its tail's memory: a session keeps its tail. `release`
+   * gives back that, too.
+   */
+  park(context: LoadedContext, tailBytes: number): void {
+    const hold = this.#holds.get(context);
+    assert(hold !== undefined, 'expected a context that is held');
+    this.#holds.set(context, { entry: undefined, tailBytes });
+    const { entry } = hold;
+    if (entry !== undefined) {
+      entry.users--;
+      if (entry.users === 0 && this.#leaving.delete(entry)) entry.cache.close();
+    }
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  /** Settles when memory is given back: whoever was refused as `overloaded` may try again. */
+  room(signal: AbortSignal): Promise<void> {
+    const given = new Promise<void>((resolve) => this.#waiting.push(resolve));
+    return untilAborted(given, signal);
   }
 
   /** Forgets a context that was deleted; one in use goes when it is released. */
   drop(contextId: string): void {
     const entry = this.#entries.get(contextId);
-    if (entry === undefined) return;
-    if (entry.holder === undefined) this.#remove(entry);
-    else entry.dropped = true;
+    if (entry !== undefined) this.#remove(entry);
   }
 
   close(): void {
-    for (const entry of this.#entries.values()) this.#remove(entry);
+    for (const entry of [...this.#entries.values(), ...this.#leaving]) entry.cache.close();
+    this.#entries.clear();
+    this.#leaving.clear();
+    this.#holds.clear();
+  }
+
+  #handOut(context: LoadedContext, hold: Hold): LoadedContext {
+    this.#holds.set(context, hold);
+    return context;
   }
 
   /** The entry of a context, unless it is of an earlier one that was deleted and made again. */
@@ -134,67 +178,67 @@ export class LoadedContexts {
     return lengths;
   }
 
-  /**
-   * What a context must hold to serve a request, undefined if it does already. Rows and tail that
-   * are there are kept, unless there is no room for them.
-   */
-  #shapeFor(needed: RaggedShape, loaded: Entry | undefined): RaggedShape | undefined {
-    if (loaded === undefined) return needed;
-    const { heldLengths, tailCapacity } = loaded.cache;
-    const lengths = heldLengths.map((held, head) => Math.max(held, needed.lengths[head] as number));
-    const all = { lengths, tailCapacity: Math.max(tailCapacity, needed.tailCapacity) };
-    const allBytes = this.#bytesOf(all);
-    if (allBytes === this.#bytesOf({ lengths: heldLengths, tailCapacity })) return undefined;
-    return allBytes <= this.#options.poolBytes - this.#bytesInUse() ? all : needed;
+  /** An entry that has at least `lengths` rows in each head, and room for a tail. */
+  #hold(
+    record: ContextRecord,
+    loaded: Entry | undefined,
+    needed: { readonly lengths: Uint32Array; readonly tailBytes: number },
+  ): { readonly entry: Entry; readonly source: 'host' | 'disk' } {
+    const { lengths, tailBytes } = needed;
+    if (loaded === undefined) {
+      this.#makeRoom(this.#bytesOf(lengths) + tailBytes, undefined);
+      return { entry: this.#load(record, lengths, undefined), source: 'disk' };
+    }
+    const held = loaded.cache.lengths;
+    const isHeld = lengths.every((length, head) => length <= (held[head] as number));
+    const source = isHeld ? 'host' : 'disk';
+    if (loaded.users > 0 && isHeld) {
+      this.#makeRoom(tailBytes, loaded);
+      return { entry: loaded, source };
+    }
+    const all = lengths.map((length, head) => Math.max(length, held[head] as number));
+    if (loaded.users > 0) {
+      // Those who use it keep what they see; both are in memory until they are done.
+      this.#makeRoom(this.#bytesOf(all) + tailBytes, loaded);
+      const entry = this.#load(record, all, loaded.cache);
+      this.#remove(loaded);
+      return { entry, source };
+    }
+    // Rows that are there are kept, unless there is no room for them.
+    const room = this.#options.poolBytes - this.#bytesInUse() - tailBytes;
+    const rows = this.#bytesOf(all) <= room ? all : lengths;
+    this.#makeRoom(this.#bytesOf(rows) + tailBytes, loaded);
+    if (rows.some((length, head) => length !== held[head])) this.#resize(loaded, rows);
+    return { entry: loaded, source };
   }
 
-  #bytesInUse(): number {
-    return sizeOf([...this.#entries.values()].filter(({ holder }) => holder !== undefined));
-  }
-
-  #bytesOf({ lengths, tailCapacity }: RaggedShape): number {
-    const rows = lengths.reduce((sum, length) => sum + length + tailCapacity, 0);
-    return rows * 2 * this.#options.runtime.layout.headDim * Float32Array.BYTES_PER_ELEMENT;
-  }
-
-  #add(record: ContextRecord): Entry {
-    const nothing = new Uint32Array(record.pairCounts.length);
-    const cache = this.#options.runtime.createRagged(nothing, 0);
-    const entry = { record, cache, lengths: new Map(), holder: undefined, dropped: false };
-    this.#entries.set(record.id, entry);
-    return entry;
-  }
-
-  #remove(entry: Entry): void {
-    this.#entries.delete(entry.record.id);
-    entry.cache.close();
-  }
-
-  /** Gives a context its memory, and reads the rows that it lacks. */
-  #hold(entry: Entry, shape: RaggedShape): LoadedContext['source'] {
-    const { store } = this.#options;
-    const { cache, record } = entry;
-    const held = cache.heldLengths.slice();
-    const headDim = record.layout.headDim;
-    let source: LoadedContext['source'] = 'host';
+  #load(record: ContextRecord, lengths: Uint32Array, known: ContextCache | undefined): Entry {
+    const cache = this.#options.runtime.createContext(lengths);
+    const entry: Entry = { record, cache, seen: new Map(), users: 0 };
     try {
-      cache.resize(shape);
-      for (const [head, to] of shape.lengths.entries()) {
-        const from = held[head] as number;
-        if (from >= to) continue;
-        source = 'disk';
-        decodeRows(
-          store,
-          record,
-          { head, from, to },
-          {
-            keys: cache.keys(head).subarray(from * headDim),
-            values: cache.values(head).subarray(from * headDim),
-          },
-        );
+      const from = known?.lengths ?? new Uint32Array(lengths.length);
+      for (const [head, rows] of from.entries()) {
+        if (rows === 0 || known === undefined) continue;
+        cache.keys(head).set(known.keys(head));
+        cache.values(head).set(known.values(head));
       }
-      if (source === 'disk') requireUnchanged(store, record);
-      return source;
+      this.#fill(entry, from);
+      return entry;
+    } catch (error) {
+      cache.close();
+      throw error;
+    }
+  }
+
+  /** Gives an idle entry other memory, and reads the rows that it lacks. */
+  #resize(entry: Entry, lengths: Uint32Array): void {
+    assert(entry.users === 0, 'expected an idle context');
+    for (const { view } of entry.seen.values()) view.close();
+    entry.seen.clear();
+    const from = entry.cache.lengths.slice();
+    try {
+      entry.cache.resize(lengths);
+      this.#fill(entry, from);
     } catch (error) {
       // It has rows that were never filled.
       this.#remove(entry);
@@ -202,32 +246,75 @@ export class LoadedContexts {
     }
   }
 
-  /** Makes room for a context of `bytes`; what it holds already does not count and stays. */
-  #makeRoom(bytes: number, loaded: Entry | undefined): void {
+  /** Reads each head's rows behind the first `from[head]`. */
+  #fill({ record, cache }: Entry, from: Uint32Array): void {
+    const { store } = this.#options;
+    const headDim = record.layout.headDim;
+    let hasRead = false;
+    for (const [head, to] of cache.lengths.entries()) {
+      const first = from[head] as number;
+      if (first >= to) continue;
+      hasRead = true;
+      const rows = { head, from: first, to };
+      decodeRows(store, record, rows, {
+        keys: cache.keys(head).subarray(first * headDim),
+        values: cache.values(head).subarray(first * headDim),
+      });
+    }
+    if (hasRead) requireUnchanged(store, record);
+  }
+
+  #seen(entry: Entry, keepRatio: number, lengths: Uint32Array): SeenRows {
+    const known = entry.seen.get(keepRatio);
+    if (known !== undefined) return known;
+    const [oldest] = entry.seen.keys();
+    if (entry.seen.size >= rememberedRatios && oldest !== undefined && entry.users === 0) {
+      defined(entry.seen.get(oldest), 'a view').view.close();
+      entry.seen.delete(oldest);
+    }
+    const seen = { lengths, view: entry.cache.view(lengths) };
+    entry.seen.set(keepRatio, seen);
+    return seen;
+  }
+
+  #remove(entry: Entry): void {
+    this.#entries.delete(entry.record.id);
+    if (entry.users > 0) this.#leaving.add(entry);
+    else entry.cache.close();
+  }
+
+  #bytesOf(lengths: Uint32Array): number {
+    return this.#rowsBytes(lengths.reduce((sum, length) => sum + length, 0));
+  }
+
+  #rowsBytes(rows: number): number {
+    return rows * 2 * this.#options.runtime.layout.headDim * Float32Array.BYTES_PER_ELEMENT;
+  }
+
+  #contextBytes(): number {
+    return sizeOf([...this.#entries.values(), ...this.#leaving]);
+  }
+
+  #tailBytes(): number {
+    return [...this.#holds.values()].reduce((sum, { tailBytes }) => sum + tailBytes, 0);
+  }
+
+  #bytesInUse(): number {
+    const used = [...this.#entries.values()].filter(({ users }) => users > 0);
+    return sizeOf([...used, ...this.#leaving]) + this.#tailBytes();
+  }
+
+  /** Makes room for `bytes` beside what is in use. `kept` stays; idle, it is part of `bytes`. */
+  #makeRoom(bytes: number, kept: Entry | undefined): void {
     const { poolBytes } = this.#options;
-    const details = { bytes, poolBytes };
-    if (bytes > poolBytes) {
-      throw new ReadonceError(
-        'out_of_memory',
-        `Expected a context of at most ${poolBytes} bytes in memory but it needs ${bytes}: raise ` +
-          'READONCE_POOL_BYTES, or ask with a smaller keepRatio or maxTokens',
-        { details },
-      );
-    }
+    if (bytes > poolBytes) throw tooLarge(bytes, poolBytes);
     const heldBytes = this.#bytesInUse();
-    if (heldBytes + bytes > poolBytes) {
-      throw new ReadonceError(
-        'overloaded',
-        `Expected room for ${bytes} bytes in memory but running queries hold ${heldBytes} of ` +
-          `${poolBytes}: try again shortly, or raise READONCE_POOL_BYTES`,
-        { details: { ...details, heldBytes }, retryAfterSeconds: 1 },
-      );
-    }
-    const others = [...this.#entries.values()].filter((entry) => entry !== loaded);
-    let missingBytes = sizeOf(others) + bytes - poolBytes;
-    for (const entry of others) {
+    if (heldBytes + bytes > poolBytes) throw noRoom({ bytes, poolBytes, heldBytes });
+    const idle = [...this.#entries.values()].filter((entry) => entry !== kept && entry.users === 0);
+    let missingBytes = sizeOf(idle) + heldBytes + bytes - poolBytes;
+    for (const entry of idle) {
       if (missingBytes <= 0) return;
-      if (entry.holder === undefined) missingBytes -= this.#giveWay(entry, missingBytes);
+      missingBytes -= this.#giveWay(entry, missingBytes);
     }
   }
 
@@ -236,15 +323,12 @@ export class LoadedContexts {
     const { cache, record } = entry;
     const sizeBytes = cache.sizeBytes;
     for (const fraction of shortenedTo) {
-      const shape = {
-        lengths: cache.heldLengths.map(
-          (held) => record.prefixTokens + Math.floor(fraction * (held - record.prefixTokens)),
-        ),
-        tailCapacity: 0,
-      };
-      const freedBytes = sizeBytes - this.#bytesOf(shape);
+      const lengths = cache.lengths.map(
+        (held) => record.prefixTokens + Math.floor(fraction * (held - record.prefixTokens)),
+      );
+      const freedBytes = sizeBytes - this.#bytesOf(lengths);
       if (freedBytes < missingBytes) continue;
-      this.#hold(entry, shape);
+      this.#resize(entry, lengths);
       return freedBytes;
     }
     this.#remove(entry);
@@ -256,10 +340,25 @@ function sizeOf(entries: readonly Entry[]): number {
   return entries.reduce((sum, { cache }) => sum + cache.sizeBytes, 0);
 }
 
-/** Remembers lengths, and forgets the oldest if they are too many. */
-function remember(all: Entry['lengths'], keepRatio: number, lengths: Uint32Array): void {
-  all.delete(keepRatio);
-  all.set(keepRatio, lengths);
-  const [oldest] = all.keys();
-  if (all.size > rememberedRatios && oldest !== undefined) all.delete(oldest);
+function tooLarge(bytes: number, poolBytes: number): ReadonceError {
+  return new ReadonceError(
+    'out_of_memory',
+    `Expected a context of at most ${poolBytes} bytes in memory but it needs ${bytes}: raise ` +
+      'READONCE_POOL_BYTES, or ask with a smaller keepRatio or maxTokens',
+    { details: { bytes, poolBytes } },
+  );
+}
+
+function noRoom(details: {
+  readonly bytes: number;
+  readonly poolBytes: number;
+  readonly heldBytes: number;
+}): ReadonceError {
+  return new ReadonceError(
+    'overloaded',
+    `Expected room for ${details.bytes} bytes in memory but running queries hold ` +
+      `${details.heldBytes} of ${details.poolBytes}: try again shortly, or raise ` +
+      'READONCE_POOL_BYTES',
+    { details, retryAfterSeconds: 1 },
+  );
 }

@@ -35,12 +35,10 @@ export class DecoderBlocks {
   readonly #positions: string;
   readonly #cos: string;
   readonly #sin: string;
-  readonly #ids: string;
 
   constructor(source: GraphSource) {
     this.config = source.config;
     this.#tensors = source.tensors;
-    this.#ids = this.model.input('input_ids', 'int64', [1, 'tokens']);
     this.#positions = this.model.input('position_ids', 'int64', [1, 'tokens']);
     const tables = ropeTables(source.config);
     const dims = [source.config.contextLength, source.config.headDim / 2];
@@ -50,7 +48,8 @@ export class DecoderBlocks {
 
   /** Token embeddings and the first layer's input norm. */
   embed(): LayerState {
-    const residual = this.model.node('Gather', [this.#weight(embedding), this.#ids], {
+    const ids = this.model.input('input_ids', 'int64', [1, 'tokens']);
+    const residual = this.model.node('Gather', [this.#weight(embedding), ids], {
       attributes: { axis: 0 },
     });
     const normalized = this.model.node(

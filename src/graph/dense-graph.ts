@@ -6,6 +6,8 @@ export interface DenseGraphOptions {
   readonly score: boolean;
   /** Adds next-token predictions for every token (the LM head's cost). */
   readonly predict: boolean;
+  /** The layers `[from, to)` that the graph computes: a pass is cut into bounded pieces. */
+  readonly layers: { readonly from: number; readonly to: number };
 }
 
 /**
@@ -13,22 +15,33 @@ export interface DenseGraphOptions {
  * reconstruction passes. Per layer `l` the cache is bound as past and present of one memory,
  * `[1, kvHeads, capacity, headDim]`.
  *
- * Inputs: `input_ids`, `position_ids` `[1, T]`; `last_row` int32 `[1]` = rows after the call − 1;
+ * A graph of the first layers begins with the tokens, others with the state that the one before
+ * left, `residual` and `normalized` `[1, T, hidden]`, and all but the last leave it.
+ *
+ * Inputs: `input_ids` or the state; `position_ids` `[1, T]`; `last_row` int32 `[1]` = rows after the call − 1;
  * `total_rows` int32 `[1]`; `past_key.l`, `past_value.l`. With `score` also int64 `[1]`
  * `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`, and `mask` float32 `[T, T]`,
  * 0 on and below the diagonal and a large negative number above.
- * Outputs: `present_key.l`, `present_value.l`; with `score` `scores.l` `[kvHeads, chunk]`; with
- * `predict` `predictions` int64 `[1, T]`.
+ * Outputs: `present_key.l`, `present_value.l`; `residual_out` and `normalized_out`; with `score`
+ * `scores.l` `[kvHeads, chunk]`; with `predict` and the last layer `predictions` int64 `[1, T]`.
  */
 export function denseGraph(source: GraphSource, options: DenseGraphOptions): Uint8Array {
   const blocks = new DecoderBlocks(source);
   const { model } = blocks;
-  const { layers } = source.config;
+  const { layers, hiddenSize } = source.config;
+  const { from, to } = options.layers;
   const lastRow = model.input('last_row', 'int32', [1]);
   const totalRows = model.input('total_rows', 'int32', [1]);
   const scorer = options.score ? new ScoreOutputs(blocks) : undefined;
-  let state = blocks.embed();
-  for (let layer = 0; layer < layers; layer++) {
+  const dims = [1, 'tokens', hiddenSize];
+  let state =
+    from === 0
+      ? blocks.embed()
+      : {
+          residual: model.input('residual', 'float32', dims),
+          normalized: model.input('normalized', 'float32', dims),
+        };
+  for (let layer = from; layer < to; layer++) {
     const projections = blocks.project(layer, state.normalized);
     const attention = denseAttention(blocks, layer, projections, [lastRow, totalRows]);
     scorer?.add(layer, projections.query);
@@ -36,7 +49,12 @@ export function denseGraph(source: GraphSource, options: DenseGraphOptions): Uin
     if (layer + 1 === layers && !options.predict) break;
     state = blocks.finishLayer(layer, state, attention);
   }
-  if (options.predict) {
+  if (to < layers) {
+    for (const name of ['residual', 'normalized'] as const) {
+      const outputs = [model.output(`${name}_out`, 'float32', dims)];
+      model.node('Identity', [state[name]], { outputs });
+    }
+  } else if (options.predict) {
     model.node('ArgMax', [blocks.head(state.normalized)], {
       attributes: { axis: -1, keepdims: 0 },
       outputs: [model.output('predictions', 'int64', [1, 'tokens'])],

@@ -97,9 +97,15 @@ export interface ScoreSlice {
    * attend more.
    */
   readonly scores: Float32Array;
-  /** Ask for the next-token predictions too (costs the LM head for every token). */
-  readonly predict: boolean;
+  /** Gets the next-token predictions, `[T]`, if given (costs the LM head for every token). */
+  readonly predictions?: Int32Array | undefined;
 }
+
+/**
+ * Work in bounded pieces, to be run in order, each once, with anything in between; the cache counts
+ * its new rows after the last. Giving up in between loses nothing but the work.
+ */
+export type Pieces = Iterable<() => void>;
 
 /**
  * A model on a device. Calls are synchronous and not re-entrant: the engine process runs one at a
@@ -117,13 +123,12 @@ export interface Runtime {
   createContext(lengths: Uint32Array): ContextCache;
   createTail(): Tail;
   /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
-  prefill(cache: DenseCache, ids: Int32Array): void;
+  prefill(cache: DenseCache, ids: Int32Array): Pieces;
   /**
    * Appends the slice's tokens and raises `slice.scores`: per KV head, the softmax over sinks,
    * chunk and own keys (causal), maximum over the slice's queries and the head's query group.
-   * @returns next-token predictions `[T]` if `slice.predict`, else an empty array.
    */
-  score(cache: DenseCache, slice: ScoreSlice): Int32Array;
+  score(cache: DenseCache, slice: ScoreSlice): Pieces;
   /**
    * Appends each slot's tokens to its tail and returns, per slot, the logits `[vocabSize]` after
    * its last token. Tails are distinct, contexts need not be. Several slots are either a step, one

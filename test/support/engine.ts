@@ -4,9 +4,8 @@ import { join } from 'node:path';
 import type { CompressionSpec } from '../../src/core/compression-spec.ts';
 import { systemClock } from '../../src/core/clock.ts';
 import type { StoredContext } from '../../src/core/context.ts';
-import { answer, type AnswerCall } from '../../src/engine/answer.ts';
+import { answer, type AnswerCall, type AnswerDependencies } from '../../src/engine/answer.ts';
 import { derive } from '../../src/engine/derive.ts';
-import { DeviceTurns } from '../../src/engine/device-turns.ts';
 import { tokenizeDocument } from '../../src/engine/document.ts';
 import { ingest, type IngestCall } from '../../src/engine/ingest.ts';
 import { KeyedQueue } from '../../src/engine/keyed-queue.ts';
@@ -15,9 +14,11 @@ import type {
   EngineAnswer,
   EngineQuery,
   IngestRequest,
+  QuerySource,
   SamplingOptions,
 } from '../../src/engine/protocol.ts';
-import { Stepper } from '../../src/engine/stepper.ts';
+import { Scheduler } from '../../src/engine/scheduler.ts';
+import { Sessions } from '../../src/engine/sessions.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
 import type { Runtime } from '../../src/runtime/runtime.ts';
@@ -33,12 +34,14 @@ export interface TestEngineOptions {
   readonly storeOptions?: Pick<StoreOptions, 'pieceBytes' | 'onRead'>;
 }
 
+/** More than any test runs into, unless it makes a scheduler of its own. */
+const limits = { maxRunning: 16, maxWaitMs: 60_000 };
+
 /** An engine in this process, over a real store in a temporary folder, with its parts in reach. */
 export class TestEngine {
   readonly checkpoint: Checkpoint;
   readonly runtime: Runtime;
-  readonly turns = new DeviceTurns();
-  readonly stepper: Stepper;
+  readonly scheduler: Scheduler;
   readonly queue = new KeyedQueue();
   readonly clock = systemClock;
   readonly sliceTokens: number;
@@ -48,6 +51,7 @@ export class TestEngine {
   readonly #storeOptions: StoreOptions;
   #store: ContextStore;
   #loaded: LoadedContexts;
+  #sessions: Sessions;
 
   private constructor(
     { checkpoint, poolBytes = 2 ** 40, sliceTokens = 256 }: TestEngineOptions,
@@ -56,11 +60,12 @@ export class TestEngine {
     this.checkpoint = checkpoint;
     this.sliceTokens = sliceTokens;
     this.runtime = createOrtCpuRuntime(checkpoint, { threads: 2 });
-    this.stepper = new Stepper(this.runtime, this.turns);
+    this.scheduler = new Scheduler({ runtime: this.runtime, clock: this.clock, ...limits });
     this.#poolBytes = poolBytes;
     this.#storeOptions = parts.storeOptions;
     this.#store = parts.store;
     this.#loaded = this.#createLoaded();
+    this.#sessions = this.#createSessions();
   }
 
   static async open(options: TestEngineOptions): Promise<TestEngine> {
@@ -77,6 +82,10 @@ export class TestEngine {
     return this.#loaded;
   }
 
+  get sessions(): Sessions {
+    return this.#sessions;
+  }
+
   /** Where the store is, for tests that look into it. */
   get folder(): string {
     return this.#storeOptions.folder;
@@ -84,10 +93,12 @@ export class TestEngine {
 
   /** Forgets what is in memory and opens the store anew. */
   async restart(): Promise<void> {
+    this.#sessions.close();
     this.#loaded.close();
     await this.#store.close();
     this.#store = await openContextStore(this.#storeOptions);
     this.#loaded = this.#createLoaded();
+    this.#sessions = this.#createSessions();
   }
 
   ingest(document: string, options: IngestOptions = {}): Promise<StoredContext> {
@@ -104,18 +115,37 @@ export class TestEngine {
 
   answer(contextId: string, options: AnswerOptions = {}): Promise<EngineAnswer> {
     const { query, keepRatio, sampling, onText, signal } = options;
-    const { checkpoint = this.checkpoint, sliceTokens = this.sliceTokens } = options;
-    const { runtime, store, turns, stepper, loaded, queue, clock } = this;
-    const parts = { checkpoint, runtime, store, turns, stepper, loaded, queue, clock, sliceTokens };
-    return answer(parts, {
-      query: engineQuery(contextId, { query, keepRatio, sampling }),
+    const { checkpoint = this.checkpoint, source } = options;
+    const asked = engineQuery(contextId, { query, keepRatio, sampling });
+    return answer(Object.assign(this.parts(), { checkpoint }), {
+      query: source === undefined ? asked : { ...asked, source },
       onText: onText ?? (() => undefined),
       signal: signal ?? new AbortController().signal,
     });
   }
 
+  /** What answers share. */
+  parts(): AnswerDependencies {
+    const { checkpoint, runtime, store, scheduler, loaded, sessions, queue, clock } = this;
+    const { sliceTokens } = this;
+    const { maxWaitMs } = limits;
+    return {
+      checkpoint,
+      runtime,
+      store,
+      scheduler,
+      loaded,
+      sessions,
+      queue,
+      clock,
+      sliceTokens,
+      maxWaitMs,
+    };
+  }
+
   async close(): Promise<void> {
-    this.turns.close();
+    this.scheduler.close();
+    this.#sessions.close();
     this.#loaded.close();
     this.runtime.close();
     await this.#store.close();
@@ -130,6 +160,11 @@ export class TestEngine {
       onProgress: options.onProgress ?? (() => undefined),
       signal: options.signal ?? new AbortController().signal,
     };
+  }
+
+  #createSessions(): Sessions {
+    const { runtime, loaded, clock } = this;
+    return new Sessions({ runtime, loaded, clock, maxSessions: 4 });
   }
 
   #createLoaded(): LoadedContexts {
@@ -150,7 +185,8 @@ export type AnswerOptions = QueryOptions &
   Partial<Omit<AnswerCall, 'query'>> & {
     /** Instead of the engine's. */
     readonly checkpoint?: Checkpoint;
-    readonly sliceTokens?: number;
+    /** Instead of the context. */
+    readonly source?: QuerySource;
   };
 
 export interface QueryOptions {

@@ -16,11 +16,9 @@ export type Handle = unknown;
 /** Index in `OrtApi` and C signature. A `void *` result is an `OrtStatus`, null if all is well. */
 const functions = {
   errorMessage: [2, 'const char *ortErrorMessage(void *status)'],
-  createEnv: [3, 'void *ortCreateEnv(int level, const char *name, _Out_ void **env)'],
   createSessionOptions: [10, 'void *ortSessionOptions(_Out_ void **options)'],
   disableMemPattern: [17, 'void *ortDisableMemPattern(void *options)'],
   setOptimizationLevel: [23, 'void *ortOptimizationLevel(void *options, int level)'],
-  setIntraOpThreads: [24, 'void *ortIntraOpThreads(void *options, int threads)'],
   createRunOptions: [39, 'void *ortRunOptions(_Out_ void **options)'],
   createTensor: [
     49,
@@ -34,6 +32,13 @@ const functions = {
   releaseValue: [96, 'void ortReleaseValue(void *value)'],
   releaseRunOptions: [97, 'void ortReleaseRunOptions(void *options)'],
   releaseSessionOptions: [100, 'void ortReleaseSessionOptions(void *options)'],
+  createEnv: [
+    119,
+    'void *ortCreateEnv(int level, const char *name, void *threading, _Out_ void **env)',
+  ],
+  disableSessionThreads: [120, 'void *ortDisableSessionThreads(void *options)'],
+  createThreading: [121, 'void *ortThreading(_Out_ void **threading)'],
+  releaseThreading: [122, 'void ortReleaseThreading(void *threading)'],
   addSessionConfig: [
     130,
     'void *ortSessionConfig(void *options, const char *key, const char *value)',
@@ -43,6 +48,8 @@ const functions = {
   releaseBinding: [135, 'void ortReleaseBinding(void *binding)'],
   bindInput: [136, 'void *ortBindInput(void *binding, const char *name, void *value)'],
   bindOutput: [137, 'void *ortBindOutput(void *binding, const char *name, void *value)'],
+  registerAllocator: [144, 'void *ortAllocator(void *env, void *memory, void *arena)'],
+  setThreads: [147, 'void *ortThreads(void *threading, int threads)'],
   addInitializer: [150, 'void *ortAddInitializer(void *options, const char *name, void *value)'],
   createPackedWeights: [166, 'void *ortPackedWeights(_Out_ void **container)'],
   releasePackedWeights: [167, 'void ortReleasePackedWeights(void *container)'],

@@ -6,17 +6,19 @@ import type { GraphSource } from '../../graph/decoder-blocks.ts';
 import { queryGraph } from '../../graph/query-graph.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
 import { checkTogether } from '../forward-slots.ts';
+import { checkScoreSlice } from '../score-slice.ts';
 import type {
   ContextCache,
   DenseCache,
   ForwardSlot,
+  Pieces,
   Runtime,
   ScoreSlice,
   Tail,
 } from '../runtime.ts';
 import { loadOrt } from './api.ts';
 import { OrtDenseCache } from './dense-cache.ts';
-import { DenseCall } from './dense-call.ts';
+import { DenseCall, type DenseCallOptions, type LayerRange } from './dense-call.ts';
 import { OrtContextCache, OrtContextView } from './context-cache.ts';
 import { QueryCall, type OwnSlot } from './query-call.ts';
 import { OrtEnvironment, type OrtSession } from './session.ts';
@@ -46,6 +48,8 @@ class OrtCpuRuntime implements Runtime {
   readonly #sessions = new Map<string, OrtSession>();
   #mask: { readonly tokens: number; readonly data: Float32Array } | undefined;
   readonly #arena: TailArena;
+  /** Pieces of a pass. */
+  readonly #layerRanges: readonly LayerRange[];
   /** By the number of contexts: a decode step repeats a call with other tokens. */
   readonly #queryCalls = new Map<number, QueryCall>();
 
@@ -55,11 +59,18 @@ class OrtCpuRuntime implements Runtime {
     this.#source = source;
     this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: source.tensors });
     this.#arena = new TailArena(this.#environment, this.layout);
+    const { layers } = source.config;
+    this.#layerRanges = Array.from({ length: Math.ceil(layers / pieceLayers) }, (_, piece) => ({
+      from: piece * pieceLayers,
+      to: Math.min(layers, (piece + 1) * pieceLayers),
+    }));
   }
 
   warm(): void {
-    this.#prefillSession();
-    this.#scoreSession(false);
+    for (const layers of this.#layerRanges) {
+      this.#denseSession('prefill', layers);
+      this.#denseSession('score', layers);
+    }
     this.#queryCall(1);
   }
 
@@ -75,17 +86,32 @@ class OrtCpuRuntime implements Runtime {
     return this.#arena.createTail();
   }
 
-  prefill(cache: DenseCache, ids: Int32Array): void {
-    const call = new DenseCall(this.#environment, this.#prefillSession(), ownDense(cache));
-    using(call, () => call.run(ids));
+  prefill(cache: DenseCache, ids: Int32Array): Pieces {
+    return this.#densePieces({ cache: ownDense(cache), ids, score: undefined });
   }
 
-  score(cache: DenseCache, slice: ScoreSlice): Int32Array {
-    const session = this.#scoreSession(slice.predict);
+  score(cache: DenseCache, slice: ScoreSlice): Pieces {
+    const own = ownDense(cache);
+    checkScoreSlice(slice, this.layout, own.length);
     const mask = this.#causalMask(slice.ids.length);
-    return using(new DenseCall(this.#environment, session, ownDense(cache)), (call) =>
-      call.score(slice, { mask, layout: this.layout }),
-    );
+    return this.#densePieces({ cache: own, ids: slice.ids, score: { slice, mask } });
+  }
+
+  *#densePieces(options: Omit<DenseCallOptions, 'config'>): Generator<() => void, void> {
+    const call = new DenseCall(this.#environment, { ...options, config: this.config });
+    const { score } = options;
+    const kind =
+      score === undefined ? 'prefill' : score.slice.predictions === undefined ? 'score' : 'predict';
+    try {
+      for (const layers of this.#layerRanges) {
+        yield () => {
+          call.run(this.#denseSession(kind, layers), layers);
+          if (layers.to === this.config.layers) call.finish();
+        };
+      }
+    } finally {
+      call.close();
+    }
   }
 
   forward(slots: readonly ForwardSlot[]): readonly Float32Array[] {
@@ -109,16 +135,12 @@ class OrtCpuRuntime implements Runtime {
     this.#environment.close();
   }
 
-  #prefillSession(): OrtSession {
-    return this.#session('prefill', () =>
-      denseGraph(this.#source, { score: false, predict: false }),
-    );
-  }
-
-  #scoreSession(predict: boolean): OrtSession {
-    return this.#session(predict ? 'score+predict' : 'score', () =>
-      denseGraph(this.#source, { score: true, predict }),
-    );
+  /** The session of some layers; only the last can predict. */
+  #denseSession(kind: 'prefill' | 'score' | 'predict', layers: LayerRange): OrtSession {
+    const predict = kind === 'predict' && layers.to === this.config.layers;
+    const name = kind === 'predict' && !predict ? 'score' : kind;
+    const options = { score: kind !== 'prefill', predict, layers };
+    return this.#session(`${name}.${layers.from}`, () => denseGraph(this.#source, options));
   }
 
   #queryCall(contexts: number): QueryCall {
@@ -157,6 +179,12 @@ class OrtCpuRuntime implements Runtime {
   }
 }
 
+/**
+ * Layers of one piece of work: a slice of 256 tokens takes two layers about as long as a decode step
+ * takes all of them, so that running answers hardly feel a document being read.
+ */
+const pieceLayers = 2;
+
 /** Far below any logit, yet finite when a logit is added. */
 const hidden = -1e30;
 
@@ -192,12 +220,4 @@ function byContexts(slots: readonly OwnSlot[]): readonly (readonly OwnSlot[])[] 
 function ownDense(cache: DenseCache): OrtDenseCache {
   assert(cache instanceof OrtDenseCache, 'a cache of this runtime');
   return cache;
-}
-
-function using<C extends { close(): void }, T>(resource: C, use: (resource: C) => T): T {
-  try {
-    return use(resource);
-  } finally {
-    resource.close();
-  }
 }

@@ -1,86 +1,145 @@
 import { assert } from '../../core/assert.ts';
-import type { KvLayout } from '../../core/kv-layout.ts';
+import type { ModelConfig } from '../../model/config.ts';
 import type { ScoreSlice } from '../runtime.ts';
-import { checkScoreSlice } from '../score-slice.ts';
 import type { OrtDenseCache } from './dense-cache.ts';
 import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTensor, TensorData } from './tensor.ts';
 
-/** One call of a dense graph: shapes differ every time, so everything is bound anew. */
+/** Layers `[from, to)`. */
+export interface LayerRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** A reconstruction pass's part of a dense call. */
+export interface ScorePart {
+  readonly slice: ScoreSlice;
+  /** `[T, T]`, causal. */
+  readonly mask: Float32Array;
+}
+
+/** What a dense call computes, and where it puts the pairs. */
+export interface DenseCallOptions {
+  readonly config: ModelConfig;
+  readonly cache: OrtDenseCache;
+  readonly ids: Int32Array;
+  readonly score: ScorePart | undefined;
+}
+
+/**
+ * One slice of tokens through all layers, some layers at a time. Shapes differ every time, so
+ * everything is bound anew.
+ */
 export class DenseCall {
   readonly #environment: OrtEnvironment;
-  readonly #binding: OrtBinding;
-  readonly #cache: OrtDenseCache;
+  readonly #options: DenseCallOptions;
+  readonly #tokens: number;
+  readonly #shared: Readonly<Record<string, OrtTensor>>;
   readonly #tensors: OrtTensor[] = [];
+  readonly #predictions: BigInt64Array;
+  /** What the layers so far left: the residual stream and its normalised copy. */
+  #state: Readonly<Record<'residual' | 'normalized', OrtTensor>> | undefined;
 
-  constructor(environment: OrtEnvironment, session: OrtSession, cache: OrtDenseCache) {
+  constructor(environment: OrtEnvironment, options: DenseCallOptions) {
     this.#environment = environment;
-    this.#binding = session.bind();
-    this.#cache = cache;
-    for (const [layer, tensor] of cache.keyTensors.entries()) {
-      this.#binding.input(`past_key.${layer}`, tensor);
-      this.#binding.output(`present_key.${layer}`, tensor);
-    }
-    for (const [layer, tensor] of cache.valueTensors.entries()) {
-      this.#binding.input(`past_value.${layer}`, tensor);
-      this.#binding.output(`present_value.${layer}`, tensor);
-    }
-  }
-
-  run(ids: Int32Array): void {
-    const { length, capacity } = this.#cache;
-    const total = length + ids.length;
-    assert(ids.length > 0 && total <= capacity, `${total} rows exceed the capacity ${capacity}`);
-    this.#input('input_ids', BigInt64Array.from(ids, BigInt), [1, ids.length]);
+    this.#options = options;
+    const { cache, ids, score } = options;
+    const { length, capacity } = cache;
+    const tokens = ids.length;
+    const total = length + tokens;
+    assert(tokens > 0 && total <= capacity, `${total} rows exceed the capacity ${capacity}`);
+    this.#tokens = tokens;
+    this.#predictions = new BigInt64Array(score?.slice.predictions === undefined ? 0 : tokens);
     const positions = BigInt64Array.from(ids, (_, i) => BigInt(length + i));
-    this.#input('position_ids', positions, [1, ids.length]);
-    this.#input('last_row', Int32Array.of(total - 1), [1]);
-    this.#input('total_rows', Int32Array.of(total), [1]);
-    this.#binding.run();
-    this.#cache.append(ids.length);
+    this.#shared = {
+      position_ids: this.#tensor(positions, [1, tokens]),
+      last_row: this.#tensor(Int32Array.of(total - 1), [1]),
+      total_rows: this.#tensor(Int32Array.of(total), [1]),
+      ...(score !== undefined && this.#scoreInputs(score, total)),
+    };
   }
 
-  score(
-    slice: ScoreSlice,
-    { mask, layout }: { readonly mask: Float32Array; readonly layout: KvLayout },
-  ): Int32Array {
-    const tokens = slice.ids.length;
-    const chunk = slice.chunkEnd - slice.chunkStart;
-    checkScoreSlice(slice, layout, this.#cache.length);
-    const bounds = {
-      sink_end: slice.sinkEnd,
-      chunk_start: slice.chunkStart,
-      chunk_end: slice.chunkEnd,
-      pass_start: slice.passStart,
-      pass_end: this.#cache.length + tokens,
-    };
-    for (const [name, value] of Object.entries(bounds)) {
-      this.#input(name, BigInt64Array.of(BigInt(value)), [1]);
+  /** Computes some layers; the first call those from the tokens on, the others what follows. */
+  run(session: OrtSession, layers: LayerRange): void {
+    const binding = session.bind();
+    try {
+      this.#bindInputs(binding, layers);
+      const scores = this.#bindOutputs(binding, layers);
+      binding.run();
+      const { score } = this.#options;
+      if (score !== undefined) raise(score.slice.scores, scores, layers.from);
+    } finally {
+      binding.close();
     }
-    this.#input('mask', mask, [tokens, tokens]);
-    const layerScores = Array.from({ length: layout.layers }, (_, layer) => {
-      const data = new Float32Array(layout.kvHeads * chunk);
-      this.#output(`scores.${layer}`, data, [layout.kvHeads, chunk]);
-      return data;
-    });
-    const predictions = new BigInt64Array(slice.predict ? tokens : 0);
-    if (slice.predict) this.#output('predictions', predictions, [1, tokens]);
-    this.run(slice.ids);
-    raise(slice.scores, layerScores);
-    return Int32Array.from(predictions, Number);
+  }
+
+  /** After the last layer: counts the rows, hands out the predictions. */
+  finish(): void {
+    const { cache, score } = this.#options;
+    cache.append(this.#tokens);
+    score?.slice.predictions?.set(Int32Array.from(this.#predictions, Number));
   }
 
   close(): void {
-    this.#binding.close();
-    for (const tensor of this.#tensors) tensor.close();
+    for (const tensor of this.#tensors.splice(0)) tensor.close();
   }
 
-  #input(name: string, data: TensorData, shape: readonly number[]): void {
-    this.#binding.input(name, this.#tensor(data, shape));
+  #bindInputs(binding: OrtBinding, { from }: LayerRange): void {
+    const { ids } = this.#options;
+    const state =
+      from === 0
+        ? { input_ids: this.#tensor(BigInt64Array.from(ids, BigInt), [1, ids.length]) }
+        : this.#state;
+    assert(state !== undefined, 'expected the state of earlier layers');
+    const inputs: Readonly<Record<string, OrtTensor>> = { ...state, ...this.#shared };
+    for (const [name, tensor] of Object.entries(inputs)) binding.input(name, tensor);
   }
 
-  #output(name: string, data: TensorData, shape: readonly number[]): void {
-    this.#binding.output(name, this.#tensor(data, shape));
+  /** @returns the layers' scores, to be filled by the run */
+  #bindOutputs(binding: OrtBinding, layers: LayerRange): readonly Float32Array[] {
+    const { config, cache, score } = this.#options;
+    const layerScores: Float32Array[] = [];
+    for (let layer = layers.from; layer < layers.to; layer++) {
+      for (const [name, tensors] of [
+        ['key', cache.keyTensors],
+        ['value', cache.valueTensors],
+      ] as const) {
+        const tensor = tensors[layer];
+        assert(tensor !== undefined, `expected layer ${layer} in the cache`);
+        binding.input(`past_${name}.${layer}`, tensor);
+        binding.output(`present_${name}.${layer}`, tensor);
+      }
+      if (score === undefined) continue;
+      const chunk = score.slice.chunkEnd - score.slice.chunkStart;
+      const data = new Float32Array(config.kvHeads * chunk);
+      binding.output(`scores.${layer}`, this.#tensor(data, [config.kvHeads, chunk]));
+      layerScores.push(data);
+    }
+    if (layers.to < config.layers) {
+      this.#state = { residual: this.#hidden(), normalized: this.#hidden() };
+      binding.output('residual_out', this.#state.residual);
+      binding.output('normalized_out', this.#state.normalized);
+    } else if (this.#predictions.length > 0) {
+      binding.output('predictions', this.#tensor(this.#predictions, [1, this.#tokens]));
+    }
+    return layerScores;
+  }
+
+  #scoreInputs({ slice, mask }: ScorePart, total: number): Readonly<Record<string, OrtTensor>> {
+    const bound = (row: number): OrtTensor => this.#tensor(BigInt64Array.of(BigInt(row)), [1]);
+    return {
+      sink_end: bound(slice.sinkEnd),
+      chunk_start: bound(slice.chunkStart),
+      chunk_end: bound(slice.chunkEnd),
+      pass_start: bound(slice.passStart),
+      pass_end: bound(total),
+      mask: this.#tensor(mask, [this.#tokens, this.#tokens]),
+    };
+  }
+
+  #hidden(): OrtTensor {
+    const { hiddenSize } = this.#options.config;
+    return this.#tensor(new Float32Array(this.#tokens * hiddenSize), [1, this.#tokens, hiddenSize]);
   }
 
   #tensor(data: TensorData, shape: readonly number[]): OrtTensor {
@@ -90,9 +149,9 @@ export class DenseCall {
   }
 }
 
-/** Raises the running maxima by a slice's scores, layer after layer. */
-function raise(maxima: Float32Array, layerScores: readonly Float32Array[]): void {
-  let at = 0;
+/** Raises the running maxima by a slice's scores, layer after layer from `from` on. */
+function raise(maxima: Float32Array, layerScores: readonly Float32Array[], from: number): void {
+  let at = from * (layerScores[0]?.length ?? 0);
   for (const scores of layerScores) {
     for (const score of scores) {
       if (score > (maxima[at] as number)) maxima[at] = score;

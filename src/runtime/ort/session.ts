@@ -17,7 +17,6 @@ export class OrtEnvironment {
   readonly memory: Handle;
   readonly runOptions: Handle;
   readonly #environment: Handle;
-  readonly #threads: number;
   readonly #weights: SharedWeights;
   /** Weights in the layout of the CPU's matrix kernels, one copy for all sessions. */
   readonly #packed: Handle;
@@ -25,11 +24,12 @@ export class OrtEnvironment {
 
   constructor(api: OrtApi, options: OrtEnvironmentOptions) {
     this.api = api;
-    this.#threads = options.threads;
-    const warnings = 3;
-    this.#environment = api.create('createEnv', warnings, 'readonce');
-    const [deviceAllocator, defaultMemory] = [0, 0];
+    this.#environment = createEnvironment(api, options.threads);
+    const [deviceAllocator, arena, defaultMemory] = [0, 1, 0];
     this.memory = api.create('createCpuMemory', deviceAllocator, defaultMemory);
+    const arenaMemory = api.create('createCpuMemory', arena, defaultMemory);
+    api.check('registerAllocator', this.#environment, arenaMemory, null);
+    api.release('releaseMemory', arenaMemory);
     this.runOptions = api.create('createRunOptions');
     this.#packed = api.create('createPackedWeights');
     this.#weights = new SharedWeights(this, options.tensors);
@@ -45,7 +45,7 @@ export class OrtEnvironment {
     try {
       const allOptimizations = 99;
       api.check('setOptimizationLevel', options, allOptimizations);
-      api.check('setIntraOpThreads', options, this.#threads);
+      api.check('disableSessionThreads', options);
       // Shapes change from call to call, so plans of earlier shapes are of no use.
       api.check('disableMemPattern', options);
       for (const [key, value] of Object.entries(sessionConfig)) {
@@ -91,9 +91,21 @@ export class OrtEnvironment {
 }
 
 const sessionConfig = {
-  // Sessions take turns: threads of an idle one must not spin on the cores of the running one.
-  'session.force_spinning_stop': '1',
+  // Sessions take turns: what one needs while it runs, the next one can have.
+  'session.use_env_allocators': '1',
 };
+
+/** One pool of threads for all sessions: those of an idle one would only be in the way. */
+function createEnvironment(api: OrtApi, threads: number): Handle {
+  const threading = api.create('createThreading');
+  try {
+    api.check('setThreads', threading, threads);
+    const warnings = 3;
+    return api.create('createEnv', warnings, 'readonce', threading);
+  } finally {
+    api.release('releaseThreading', threading);
+  }
+}
 
 /** A graph ready to run. */
 export class OrtSession {

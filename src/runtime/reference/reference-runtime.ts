@@ -55,20 +55,25 @@ export function createReferenceRuntime(
     createContext: (lengths) => new ReferenceContextCache(layout, lengths),
     createTail: () => new ReferenceTail(layout),
     prefill: (cache, ids) => {
-      decoder.run({ ids, startPosition: cache.length, cache: ownDense(cache) });
+      const tokens = { ids, startPosition: cache.length, cache: ownDense(cache) };
+      return [() => void decoder.run(tokens)];
     },
     score: (cache, slice) => {
       checkScoreSlice(slice, layout, cache.length);
       const dense = ownDense(cache);
-      const hidden = decoder.run({
+      const tokens = {
         ids: slice.ids,
         startPosition: cache.length,
         cache: dense,
-        observe: (layer, queries) => {
+        observe: (layer: number, queries: Float64Array) => {
           raiseScores(queries, { layer, layout, slice, tail: dense.tail });
         },
-      });
-      return slice.predict ? predictions(decoder, hidden, slice) : new Int32Array(0);
+      };
+      const run = (): void => {
+        const hidden = decoder.run(tokens);
+        slice.predictions?.set(predictions(decoder, hidden, slice));
+      };
+      return [run];
     },
     forward: (slots) => {
       checkTogether(slots);

@@ -1,0 +1,54 @@
+import type { ContextRecord } from '../core/context.ts';
+import { ReadonceError } from '../core/errors.ts';
+import { resolveMethod } from '../compression/registry.ts';
+import type { Checkpoint } from '../model/checkpoint.ts';
+import type { ContextStore } from '../../storage/context-store.ts';
+
+/**
+ * A stored context of this model.
+ * @throws ReadonceError `not_found`, `identity_mismatch`, `corrupt_record`
+ */
+export function findContext(
+  { store, checkpoint }: { readonly store: ContextStore; readonly checkpoint: Checkpoint },
+  id: string,
+): ContextRecord {
+  const stored = store.get(id);
+  if (stored === undefined) {
+    throw new ReadonceError('not_found', `Expected the id of a stored context but got ${id}`);
+  }
+  const { model } = stored.record;
+  if (model.fingerprint !== checkpoint.fingerprint) {
+    throw new ReadonceError(
+      'identity_mismatch',
+      `Expected a context of model ${checkpoint.id} (${checkpoint.fingerprint}) but ${id} was ` +
+        `made with ${model.id} (${model.fingerprint}): put the document again`,
+    );
+  }
+  return stored.record;
+}
+
+/**
+ * The keepRatio that a query runs at.
+ * @throws ReadonceError `invalid_argument` for one above the stored one, or one that the context's
+ * method has no order for
+ */
+export function usedKeepRatio(record: ContextRecord, asked: number | undefined): number {
+  const { keepRatio: stored, method } = record.compression;
+  if (asked === undefined) return stored;
+  if (asked < stored && resolveMethod(method).keepsAll) {
+    throw new ReadonceError(
+      'invalid_argument',
+      `Expected 1 or nothing for keepRatio, since the pairs of method "${method}" have no order, ` +
+        `but got ${asked}: put the document with a method that scores`,
+    );
+  }
+  if (asked > stored) {
+    throw new ReadonceError(
+      'invalid_argument',
+      `Expected a keepRatio of at most ${stored}, which the context was stored with, but got ` +
+        `${asked}: put the document again with a larger one`,
+      { details: { keepRatio: asked, storedKeepRatio: stored } },
+    );
+  }
+  return asked;
+}

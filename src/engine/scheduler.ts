@@ -1,0 +1,280 @@
+import { setImmediate } from 'node:timers/promises';
+import type { Clock } from '../core/clock.ts';
+import type { Closeable } from '../core/closeable.ts';
+import { ReadonceError } from '../core/errors.ts';
+import { untilAborted } from '../core/until-aborted.ts';
+import { firstTokens, type ForwardSlot, type Runtime } from '../runtime/runtime.ts';
+
+/** Who wants to run: what fairness looks at. */
+export interface Asker {
+  readonly tenant: string;
+  /** What the query is asked of. */
+  readonly contextId: string;
+}
+
+/** How much runs and waits at once. */
+export interface SchedulerLimits {
+  /** Queries that hold a tail and compute; others wait for admission. */
+  readonly maxRunning: number;
+  /** How long a query may wait for admission. */
+  readonly maxWaitMs: number;
+}
+
+/** What a scheduler computes with, and its bounds. */
+export interface SchedulerOptions extends SchedulerLimits {
+  readonly runtime: Pick<Runtime, 'forward'>;
+  readonly clock: Clock;
+}
+
+/** Tokens of one call that begins queries or continues one: about what two long steps take. */
+const callTokens = 128;
+
+interface Waiting {
+  readonly slot: ForwardSlot;
+  readonly resolve: (logits: Float32Array) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** A piece of work that is no query's tokens. */
+interface Piece {
+  readonly work: () => void;
+  readonly refuse: (error: unknown) => void;
+}
+
+interface Queued {
+  readonly asker: Asker;
+  readonly enter: () => void;
+}
+
+/**
+ * Who computes next: the scheduling policy of an engine, whole.
+ *
+ * *Admission.* At most `maxRunning` queries run. A place that gets free goes to the waiting query
+ * whose tenant has the fewest running, then to the one whose context has the fewest, then to the one
+ * that came first: neither a tenant nor a favourite document can keep the others out. Nobody waits
+ * longer than `maxWaitMs`.
+ *
+ * *Rounds.* The device does one bounded call at a time. In a round it computes, in this order:
+ * 1. a step: the next token of every running answer, all of them in one call. Answers join and
+ *    leave between any two steps;
+ * 2. the first tokens of queries that have none yet, as many together as fit `callTokens`, first
+ *    come first served; or as many tokens of one longer question;
+ * 3. a piece of an ingestion (or of loading a context), if nothing of the above waits, or if steps
+ *    and questions had at least as much time since the last piece as that took. So a large document
+ *    takes at most half of the device from running answers, in bounded pieces, and is never starved.
+ */
+export class Scheduler implements Closeable {
+  readonly #options: SchedulerOptions;
+  readonly #queued: Queued[] = [];
+  readonly #running: Asker[] = [];
+  #steps: Waiting[] = [];
+  readonly #questions: Waiting[] = [];
+  readonly #pieces: Piece[] = [];
+  /** Time of the last piece, and of steps and questions since. */
+  #pieceMs = 0;
+  #queriesMs = 0;
+  #isLooping = false;
+  #isClosed = false;
+
+  constructor(options: SchedulerOptions) {
+    this.#options = options;
+  }
+
+  /** Queries that run. */
+  get running(): number {
+    return this.#running.length;
+  }
+
+  /**
+   * Waits for a place among the running queries; returns what gives it back.
+   * @throws ReadonceError `overloaded` after `maxWaitMs`, `engine_unavailable` after `close`; the
+   * signal's reason if it is aborted while waiting
+   */
+  async admit(asker: Asker, signal: AbortSignal): Promise<() => void> {
+    this.#checkOpen();
+    signal.throwIfAborted();
+    // A place is this object: the same asker may have several.
+    const place = { ...asker };
+    if (this.#running.length >= this.#options.maxRunning || this.#queued.length > 0) {
+      await this.#waitForPlace(place, signal);
+    } else {
+      this.#running.push(place);
+    }
+    return () => this.#giveBack(place);
+  }
+
+  /** Appends a slot's tokens to its tail; the logits after the last of them. */
+  forward(slot: ForwardSlot): Promise<Float32Array> {
+    return new Promise((resolve, reject) => {
+      if (this.#isClosed) {
+        reject(closing());
+        return;
+      }
+      const isStep = slot.tail.length > 0 && slot.ids.length === 1;
+      (isStep ? this.#steps : this.#questions).push({ slot, resolve, reject });
+      this.#start();
+    });
+  }
+
+  /**
+   * Runs `work` (synchronous, one bounded piece) when nothing more urgent is left to do.
+   * @throws the signal's reason if it is aborted by then; `engine_unavailable` after `close`
+   */
+  piece<T>(work: () => T, signal?: AbortSignal): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.#isClosed) {
+        reject(closing());
+        return;
+      }
+      this.#pieces.push({
+        work: () => {
+          try {
+            signal?.throwIfAborted();
+            resolve(work());
+          } catch (error) {
+            reject(error);
+          }
+        },
+        refuse: reject,
+      });
+      this.#start();
+    });
+  }
+
+  /** Refuses what waits; the call that runs ends. */
+  close(): void {
+    this.#isClosed = true;
+    const waiting = [...this.#steps.splice(0), ...this.#questions.splice(0)];
+    for (const { reject } of waiting) reject(closing());
+    for (const { refuse } of this.#pieces.splice(0)) refuse(closing());
+    for (const { enter } of this.#queued.splice(0)) enter();
+  }
+
+  async #waitForPlace(asker: Asker, signal: AbortSignal): Promise<void> {
+    const { maxWaitMs } = this.#options;
+    let queued: Queued | undefined;
+    const entered = new Promise<void>((resolve) => {
+      queued = { asker, enter: resolve };
+      this.#queued.push(queued);
+    });
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(overloaded(maxWaitMs)), maxWaitMs);
+    try {
+      await untilAborted(entered, AbortSignal.any([signal, patience.signal]));
+    } catch (error) {
+      const index = this.#queued.findIndex((each) => each === queued);
+      if (index !== -1) this.#queued.splice(index, 1);
+      // It may have got its place in the same moment.
+      else this.#giveBack(asker);
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+    this.#checkOpen();
+  }
+
+  #giveBack(place: Asker): void {
+    const index = this.#running.indexOf(place);
+    if (index === -1) return;
+    this.#running.splice(index, 1);
+    this.#admitNext();
+  }
+
+  #admitNext(): void {
+    if (this.#isClosed || this.#running.length >= this.#options.maxRunning) return;
+    const runningOf = (key: keyof Asker, asker: Asker): number =>
+      this.#running.filter((running) => running[key] === asker[key]).length;
+    let best: { readonly index: number; readonly load: readonly [number, number] } | undefined;
+    for (const [index, { asker }] of this.#queued.entries()) {
+      const load = [runningOf('tenant', asker), runningOf('contextId', asker)] as const;
+      const isLess =
+        best === undefined ||
+        load[0] < best.load[0] ||
+        (load[0] === best.load[0] && load[1] < best.load[1]);
+      if (isLess) best = { index, load };
+    }
+    if (best === undefined) return;
+    const [queued] = this.#queued.splice(best.index, 1);
+    if (queued === undefined) return;
+    this.#running.push(queued.asker);
+    queued.enter();
+  }
+
+  #start(): void {
+    if (!this.#isLooping) void this.#loop();
+  }
+
+  async #loop(): Promise<void> {
+    this.#isLooping = true;
+    // Lets messages in between two calls, which block the event loop, and lets answers ask for
+    // their next token.
+    for (await setImmediate(); this.#round(); await setImmediate());
+    this.#isLooping = false;
+  }
+
+  /** One round; false if there was nothing to do. */
+  #round(): boolean {
+    const startMs = this.#options.clock.monotonicMs();
+    const stepped = this.#compute(this.#steps.splice(0));
+    const questioned = this.#compute(this.#nextQuestions());
+    const endMs = this.#options.clock.monotonicMs();
+    this.#queriesMs += endMs - startMs;
+    const isBusy = stepped || questioned;
+    if (isBusy && this.#queriesMs < this.#pieceMs) return true;
+    const piece = this.#pieces.shift();
+    if (piece === undefined) return isBusy;
+    piece.work();
+    this.#pieceMs = this.#options.clock.monotonicMs() - endMs;
+    this.#queriesMs = 0;
+    return true;
+  }
+
+  /** Questions for one call: the first one, and those that can begin together with it. */
+  #nextQuestions(): readonly Waiting[] {
+    const [first] = this.#questions;
+    if (first === undefined || !begins(first)) return this.#questions.splice(0, 1);
+    const together: Waiting[] = [];
+    let tokens = 0;
+    for (const waiting of this.#questions) {
+      const next = tokens + waiting.slot.ids.length;
+      if (!begins(waiting) || (together.length > 0 && next > callTokens)) continue;
+      together.push(waiting);
+      tokens = next;
+    }
+    for (const each of together) this.#questions.splice(this.#questions.indexOf(each), 1);
+    return together;
+  }
+
+  #compute(batch: readonly Waiting[]): boolean {
+    if (batch.length === 0) return false;
+    try {
+      const logits = this.#options.runtime.forward(batch.map(({ slot }) => slot));
+      for (const [i, { resolve }] of batch.entries()) resolve(logits[i] as Float32Array);
+    } catch (error) {
+      for (const { reject } of batch) reject(error);
+    }
+    return true;
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw closing();
+  }
+}
+
+function begins({ slot }: Waiting): boolean {
+  return slot.tail.length === 0 && slot.ids.length <= firstTokens;
+}
+
+function closing(): ReadonceError {
+  return new ReadonceError('engine_unavailable', 'The engine is shutting down', {
+    retryAfterSeconds: 1,
+  });
+}
+
+function overloaded(maxWaitMs: number): ReadonceError {
+  return new ReadonceError(
+    'overloaded',
+    `Expected a turn within ${maxWaitMs} ms but other queries are still running: try again later`,
+    { retryAfterSeconds: 2, details: { maxWaitMs } },
+  );
+}
