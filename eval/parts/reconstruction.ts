@@ -8,6 +8,7 @@ import { tokenizeDocument, type TokenizedDocument } from '../../src/engine/docum
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { loadCheckpoint } from '../../src/model/load.ts';
 import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
 import type { DenseCache, Runtime } from '../../src/runtime/runtime.ts';
 import { atLeast } from '../check.ts';
 import { loadHandWritten, loadProse, type EvalDocument } from '../datasets.ts';
@@ -130,7 +131,7 @@ export function repeatDocument(runtime: Runtime, checkpoint: Checkpoint, text: s
   const longest = Math.max(...passes.map((pass) => passIds(document, pass).length));
   const cache = runtime.createDense(ids.length + longest);
   try {
-    for (const slice of slices(ids)) runtime.prefill(cache, slice);
+    for (const slice of slices(ids)) runPieces(runtime.prefill(cache, slice));
     let right = 0;
     for (const pass of passes) right += repeatChunk({ runtime, cache, document, pass });
     return { right, total: document.documentIds.length };
@@ -154,15 +155,17 @@ function repeatChunk({ runtime, cache, document, pass }: ChunkCall): number {
   const scores = new Float32Array(headCount(layout) * (pass.chunkEnd - pass.chunkStart));
   const predictions: number[] = [];
   for (const slice of slices(ids)) {
-    const predicted = runtime.score(cache, {
+    const predicted = new Int32Array(slice.length);
+    const pieces = runtime.score(cache, {
       ids: slice,
       sinkEnd: prefixTokens,
       chunkStart: prefixTokens + pass.chunkStart,
       chunkEnd: prefixTokens + pass.chunkEnd,
       passStart,
       scores,
-      predict: true,
+      predictions: predicted,
     });
+    runPieces(pieces);
     predictions.push(...predicted);
   }
   cache.truncate(passStart);
