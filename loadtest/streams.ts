@@ -125,25 +125,37 @@ export function countStream(tally: Tally, job: Job, result: StreamResult): void 
   countReply(tally, job, { reply: { ...reply, text: joined }, totalMs, firstPieceMs });
 }
 
-/** Puts a load of streams on a server; `onAnswer` gets the times of each answer's pieces. */
+/** What else there is to a load of streams. */
+export interface StreamLoadOptions {
+  /** Gets the times of each answer's pieces. */
+  readonly onAnswer?: (pieceTimesMs: readonly number[]) => void;
+  /** Read what has begun to its end, so that the longest gaps are not the ones left out. */
+  readonly letFinish?: boolean;
+}
+
+/** Puts a load of streams on a server. */
 export async function stream(
   { url, clients, jobs, bounds, tally }: Load,
-  onAnswer: (pieceTimesMs: readonly number[]) => void = () => undefined,
+  { onAnswer, letFinish = false }: StreamLoadOptions = {},
 ): Promise<void> {
-  const agent = new Agent({ keepAlive: true });
-  const ended = new AbortController();
-  const end = (): void => ended.abort();
+  const agent = new Agent({ keepAlive: true, maxSockets: clients });
+  const left = new AbortController();
+  let over = false;
+  const end = (): void => {
+    over = true;
+    if (!letFinish) left.abort();
+  };
   const timer = setTimeout(end, bounds.ms);
   bounds.signal?.addEventListener('abort', end);
   if (bounds.signal?.aborted === true) end();
   const next = createFeed(jobs);
   const client = async (): Promise<void> => {
-    while (!ended.signal.aborted) {
+    while (!over) {
       const job = next();
-      const result = await streamOnce(url, job, { agent, signal: ended.signal });
-      if (ended.signal.aborted) return;
+      const result = await streamOnce(url, job, { agent, signal: left.signal });
+      if (left.signal.aborted) return;
       countStream(tally, job, result);
-      if (result.kind === 'answer') onAnswer(result.pieceTimesMs);
+      if (result.kind === 'answer') onAnswer?.(result.pieceTimesMs);
       if (tally.requests() >= bounds.requests) end();
     }
   };
