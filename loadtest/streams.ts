@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { Agent, request as httpRequest, type IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseSse } from '../src/client/sse.ts';
+import { ReadonceError } from '../src/core/errors.ts';
 import { problemCode, type Ask, type Job, type Reply } from './asks.ts';
 import { countProblem, countReply, createFeed, type Load } from './load.ts';
 import type { Tally } from './tally.ts';
@@ -58,11 +59,16 @@ export async function streamOnce(
     return await readStream(response, ask, { ...options, startMs });
   } catch (error) {
     if (signal?.aborted === true) return { kind: 'left' };
-    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    return { kind: 'problem', code: `connection: ${code}`, hasRetryAfter: false };
+    return { kind: 'problem', code: codeOf(error), hasRetryAfter: false };
   } finally {
     if (agent === undefined) request.destroy();
   }
+}
+
+function codeOf(error: unknown): string {
+  if (error instanceof ReadonceError) return error.code;
+  const code = error instanceof Error && 'code' in error ? error.code : error;
+  return `connection: ${String(code)}`;
 }
 
 async function readRefusal(response: IncomingMessage): Promise<StreamResult> {

@@ -26,7 +26,13 @@ export interface SubjectsWanted {
 }
 
 /** First numbers of the documents of each kind. */
-export const documentNumbers = { usual: 1, cold: 100, ingest: 200, burst: 300, soak: 1000 } as const;
+export const documentNumbers = {
+  usual: 1,
+  cold: 100,
+  ingest: 200,
+  burst: 300,
+  soak: 1000,
+} as const;
 
 /** Wordings that ask for more than 64 tokens, of most models and documents. */
 const longQuestions = [

@@ -8,13 +8,7 @@ import { untilIdle } from '../idle.ts';
 import type { Scenario, ScenarioSetup } from '../scenario.ts';
 import type { LoadServer } from '../stage.ts';
 import { askAgain, documentNumbers, shortJobs, usualSubjects } from '../subjects.ts';
-import {
-  createTally,
-  refusalCodes,
-  totalOf,
-  type Counts,
-  type PhaseFigures,
-} from '../tally.ts';
+import { createTally, refusalCodes, totalOf, type Counts, type PhaseFigures } from '../tally.ts';
 import { judgeAllAnswered, judgeRight } from '../targets.ts';
 
 /** Refusals cost a server little, so there are many times more of them than of answers. */
@@ -94,8 +88,7 @@ async function putAtOnce(
       return;
     }
     const code = body.code ?? `status ${response.status}`;
-    const counts =
-      refusalCodes.has(code) && response.headers.has('retry-after') ? refused : errors;
+    const counts = refusalCodes.has(code) && response.headers.has('retry-after') ? refused : errors;
     counts.set(code, (counts.get(code) ?? 0) + 1);
   };
   const numbers = Array.from({ length: sizes.burstPuts }, (_, i) => documentNumbers.burst + i);

@@ -38,7 +38,10 @@ export const mixed: Scenario = (setup) => {
   const { stage, sizes, progress } = setup;
   return stage.withServer({ label: 'mixed' }, async (server) => {
     const subjects = await usualSubjects(server, setup);
-    const jobs = { short: await shortJobs(server, subjects), long: await longJobs(server, subjects) };
+    const jobs = {
+      short: await shortJobs(server, subjects),
+      long: await longJobs(server, subjects),
+    };
     progress('  quiet');
     const { phaseMs: ms, phaseRequests: requests } = sizes;
     const quiet = await answerMeanwhile(server, setup, jobs, { name: 'quiet', ms, requests });

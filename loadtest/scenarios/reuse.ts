@@ -40,10 +40,7 @@ export const reuse: Scenario = (setup) => {
       tables: [],
       musts: judgeAllAnswered('reuse', phases),
       targets: [
-        judge(
-          loadTargets.reuseThroughput,
-          short.requestsPerSecond / singleShort.requestsPerSecond,
-        ),
+        judge(loadTargets.reuseThroughput, short.requestsPerSecond / singleShort.requestsPerSecond),
         judge(loadTargets.reuseDecoding, long.tokensPerSecond / singleLong.tokensPerSecond),
       ],
     };
