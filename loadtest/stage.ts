@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -73,7 +74,13 @@ export async function openStage(model: string): Promise<Stage> {
       served.push({ label: options.label, memory, errorLines, exitStatus });
     }
   };
-  const close = (): Promise<void> => rm(folder, { recursive: true, force: true });
+  // Whoever interrupts a run should not have to clean up after it.
+  const removeNow = (): void => rmSync(folder, { recursive: true, force: true });
+  process.once('exit', removeNow);
+  const close = async (): Promise<void> => {
+    process.off('exit', removeNow);
+    await rm(folder, { recursive: true, force: true });
+  };
   try {
     const charactersPerToken = await measureTokens(withServer);
     return {

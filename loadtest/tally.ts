@@ -23,11 +23,17 @@ export interface Mismatch {
 /** Counts of something by name. */
 export type Counts = Readonly<Record<string, number>>;
 
-/** What a phase of a scenario measured. */
-export interface PhaseFigures {
+/** Which phase of a scenario is counted. */
+export interface Phase {
   /** For example `reuse, short`. */
   readonly name: string;
   readonly clients: number;
+  /** Which answers of *single* these compare with; left out if with neither. */
+  readonly length?: 'short' | 'long';
+}
+
+/** What a phase of a scenario measured. */
+export interface PhaseFigures extends Phase {
   /** From the first request to the last answer that was counted. */
   readonly seconds: number;
   readonly answers: number;
@@ -62,7 +68,7 @@ export interface Tally {
   answers(): number;
   /** Requests counted so far, whatever they came to. */
   requests(): number;
-  figures(phase: { readonly name: string; readonly clients: number }): PhaseFigures;
+  figures(phase: Phase): PhaseFigures;
 }
 
 /** Codes with which a server may turn away more than it can do. */
@@ -111,14 +117,13 @@ export function createTally(): Tally {
     },
     answers: () => shots.length,
     requests: () => requestCount,
-    figures({ name, clients }) {
+    figures(phase) {
       const seconds = (lastMs - startMs) / 1000;
       const tokens = shots.reduce((sum, shot) => sum + shot.completionTokens, 0);
       const sources = new Map<string, number>();
       for (const { source } of shots) if (source !== undefined) count(sources, source);
       return {
-        name,
-        clients,
+        ...phase,
         seconds,
         answers: shots.length,
         requestsPerSecond: shots.length / seconds,

@@ -34,7 +34,7 @@ export const baseline: Scenario = (setup) => {
     const bounds = { ms: sizes.baselineMs, requests: sizes.phaseRequests };
     await fire({ url: server.url, clients, jobs, bounds, tally });
     await untilIdle(server.url);
-    const phases = [alone, tally.figures({ name: 'baseline, many', clients })];
+    const phases = [alone, tally.figures({ name: 'baseline, many', clients, length: 'short' })];
     const best = Math.max(...phases.map((phase) => phase.requestsPerSecond || 0));
     const reuse = earlierPhase(setup, 'reuse', 'reuse, short');
     return {
@@ -79,7 +79,7 @@ async function askAlone(
     countStream(tally, { ...ask, expected: result.reply }, result);
     jobs.push({ ...chatAsk({ ...question, streamed: false }), expected: result.reply });
   }
-  return { alone: tally.figures({ name: 'baseline, one', clients: 1 }), jobs };
+  return { alone: tally.figures({ name: 'baseline, one', clients: 1, length: 'short' }), jobs };
 }
 
 async function servedModel(url: string): Promise<string> {

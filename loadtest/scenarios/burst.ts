@@ -39,7 +39,7 @@ export const burst: Scenario = (setup) => {
     const bounds = { ms: sizes.phaseMs, requests: sizes.phaseRequests * requestFactor };
     await fire({ url: server.url, clients, jobs, bounds, tally });
     await untilIdle(server.url);
-    const crowd = tally.figures({ name: 'burst', clients });
+    const crowd = tally.figures({ name: 'burst', clients, length: 'short' });
     progress(`  ${sizes.burstPuts} documents at once`);
     const puts = await putAtOnce(server, setup);
     const lost = await untilIngested(server, puts.accepted);

@@ -42,7 +42,7 @@ export const cold: Scenario = async (setup) => {
     const bounds = { ms: sizes.phaseMs, requests: sizes.phaseRequests };
     await fire({ url: server.url, clients, jobs, bounds, tally });
     await untilIdle(server.url);
-    const spread = tally.figures({ name: 'cold', clients });
+    const spread = tally.figures({ name: 'cold', clients, length: 'short' });
     const phases = [spread, await askAgain(server, jobs, 'cold, one client')];
     const fromDisk = (spread.sources['disk'] ?? 0) / spread.answers;
     return {

@@ -96,8 +96,8 @@ async function answerMeanwhile(
   ]);
   await untilIdle(url);
   const phases = [
-    streamed.figures({ name: `mixed, ${name}, streams`, clients: mixedStreams }),
-    asked.figures({ name: `mixed, ${name}, short`, clients: mixedAskers }),
+    streamed.figures({ name: `mixed, ${name}, streams`, clients: mixedStreams, length: 'long' }),
+    asked.figures({ name: `mixed, ${name}, short`, clients: mixedAskers, length: 'short' }),
   ];
   return { phases, gaps };
 }

@@ -13,18 +13,22 @@ export const reuse: Scenario = (setup) => {
   const { clients } = sizes;
   return stage.withServer({ label: 'reuse' }, async (server) => {
     const subjects = await usualSubjects(server, setup);
-    const measure = async (name: string, jobs: readonly Job[]): Promise<PhaseFigures> => {
+    const measure = async (
+      length: 'short' | 'long',
+      jobs: readonly Job[],
+    ): Promise<PhaseFigures> => {
+      const name = `reuse, ${length}`;
       progress(`  ${name}`);
       const tally = createTally();
       const bounds = { ms: sizes.phaseMs, requests: sizes.phaseRequests };
       await fire({ url: server.url, clients, jobs, bounds, tally });
       await untilIdle(server.url);
-      return tally.figures({ name, clients });
+      return tally.figures({ name, clients, length });
     };
     const questions = await shortJobs(server, subjects);
     const repetitions = await longJobs(server, subjects);
-    const short = await measure('reuse, short', questions);
-    const long = await measure('reuse, long', repetitions);
+    const short = await measure('short', questions);
+    const long = await measure('long', repetitions);
     const phases = [
       short,
       long,

@@ -11,17 +11,21 @@ export const single: Scenario = (setup) => {
   const { stage, sizes, progress } = setup;
   return stage.withServer({ label: 'single' }, async (server) => {
     const subjects = await usualSubjects(server, setup);
-    const measure = async (name: string, jobs: readonly Job[]): Promise<PhaseFigures> => {
+    const measure = async (
+      length: 'short' | 'long',
+      jobs: readonly Job[],
+    ): Promise<PhaseFigures> => {
+      const name = `single, ${length}`;
       progress(`  ${name}`);
       const tally = createTally();
       const bounds = { ms: sizes.phaseMs, requests: sizes.phaseRequests };
       await fire({ url: server.url, clients: 1, jobs, bounds, tally });
       await untilIdle(server.url);
-      return tally.figures({ name, clients: 1 });
+      return tally.figures({ name, clients: 1, length });
     };
     const phases = [
-      await measure('single, short', await shortJobs(server, subjects)),
-      await measure('single, long', await longJobs(server, subjects)),
+      await measure('short', await shortJobs(server, subjects)),
+      await measure('long', await longJobs(server, subjects)),
     ];
     return {
       explanation:

@@ -16,7 +16,7 @@ export const stream: Scenario = (setup) => {
       const bounds = { ms: sizes.phaseMs, requests: sizes.phaseRequests };
       await streamLoad({ url: server.url, clients, jobs, bounds, tally });
       await untilIdle(server.url);
-      return tally.figures({ name, clients });
+      return tally.figures({ name, clients, length: 'long' });
     };
     const phases = [await measure('stream, one', 1), await measure('stream, many', sizes.clients)];
     return {
