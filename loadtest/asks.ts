@@ -62,14 +62,14 @@ export function isExpected({ expected }: Job, reply: Reply): boolean {
 }
 
 /** Asks once. @throws ReadonceError with the code of the server's problem */
-export async function askOnce(url: string, { path, body, read }: Ask): Promise<Reply> {
-  const response = await fetch(new URL(path, url), {
+export async function askOnce(url: string, ask: Ask): Promise<Reply> {
+  const response = await fetch(new URL(ask.path, url), {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify(body),
+    body: JSON.stringify(ask.body),
   });
   if (!response.ok) throw await problemError(response);
-  return read(await response.json());
+  return ask.read(await response.json());
 }
 
 /** Asks one question after another and takes the answers for right. */

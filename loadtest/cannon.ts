@@ -1,6 +1,6 @@
 import autocannon from 'autocannon';
 import { problemCode, type Job, type Reply } from './asks.ts';
-import { countProblem, countReply, createFeed, type Load } from './load.ts';
+import { countProblem, countReply, createFeed, patience, whenOver, type Load } from './load.ts';
 
 /** What a client remembers of the request it has out. */
 interface Shooting {
@@ -17,10 +17,11 @@ const graceSeconds = 60;
  * Puts a load of requests (not streams) on a server by autocannon. Resolves when the load has ended
  * and its connections are closed; an answer that comes later is not counted.
  */
-export function fire({ url, clients, jobs, bounds, tally }: Load): Promise<void> {
-  const seconds = bounds.ms / 1000 + graceSeconds;
+export function fire(load: Load): Promise<void> {
+  const { url, clients, jobs, bounds, tally } = load;
+  const seconds = (bounds.ms * patience) / 1000 + graceSeconds;
   const next = createFeed(jobs);
-  let over = bounds.signal?.aborted ?? false;
+  let over = false;
   return new Promise((resolve, reject) => {
     const instance = autocannon<Shooting>(
       {
@@ -59,8 +60,7 @@ export function fire({ url, clients, jobs, bounds, tally }: Load): Promise<void>
         ],
       },
       (error) => {
-        clearTimeout(timer);
-        bounds.signal?.removeEventListener('abort', end);
+        stopClock();
         if (error === null) resolve();
         else reject(error);
       },
@@ -69,9 +69,7 @@ export function fire({ url, clients, jobs, bounds, tally }: Load): Promise<void>
       over = true;
       instance.stop();
     };
-    const timer = setTimeout(end, bounds.ms);
-    bounds.signal?.addEventListener('abort', end);
-    if (over) instance.stop();
+    const stopClock = whenOver(load, end);
     instance.on('reqError', (error: Error) => {
       if (!over) tally.failed(`connection: ${error.message}`);
     });

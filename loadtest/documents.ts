@@ -1,5 +1,5 @@
-import { joinDocuments, type JoinedDocument } from '../eval/joined-document.ts';
-import { loadProse } from '../eval/datasets.ts';
+import { loadProse, type EvalDocument } from '../eval/datasets.ts';
+import type { JoinedDocument } from '../eval/joined-document.ts';
 import { createRandom, type Random } from '../src/core/random.ts';
 
 /** Documents of any length, and as many as wanted, made of the passages in `eval/data`. */
@@ -8,7 +8,7 @@ export interface Library {
   document(wanted: { readonly number: number; readonly tokens: number }): JoinedDocument;
 }
 
-/** Passages of one topic, or of five: long documents of 25 would leave no choice of order. */
+/** Single passages of about 200 tokens, and five of them in one. The longer would fit nowhere. */
 const splits: ReadonlySet<string> = new Set(['prose', 'prose-medium']);
 
 /**
@@ -17,15 +17,29 @@ const splits: ReadonlySet<string> = new Set(['prose', 'prose-medium']);
  */
 export function createLibrary(charactersPerToken: number): Library {
   const passages = loadProse().filter(({ split }) => splits.has(split));
-  const countTokens = (text: string): number => text.length / charactersPerToken;
   return {
     document({ number, tokens }) {
-      const ordered = shuffled(passages, createRandom(number));
-      const joined = joinDocuments(ordered, { tokens, countTokens });
-      // Short documents begin alike if they begin with the same passage: the title tells them apart.
-      return { ...joined, document: `Collection ${number}\n\n${joined.document}` };
+      const characters = tokens * charactersPerToken;
+      const parts = choose(shuffled(passages, createRandom(number)), characters);
+      return {
+        // Two short documents may begin with the same passage: the title tells them apart.
+        document: [`Collection ${number}`, ...parts.map((part) => part.document)].join('\n\n'),
+        questions: parts.flatMap((part) => part.questions),
+      };
     },
   };
+}
+
+/** Of the passages those that still fit, in order; the shortest one if none does. */
+function choose(passages: readonly EvalDocument[], characters: number): readonly EvalDocument[] {
+  let left = characters;
+  const fitting = passages.filter(({ document }) => {
+    const fits = document.length <= left;
+    if (fits) left -= document.length;
+    return fits;
+  });
+  if (fitting.length > 0) return fitting;
+  return passages.toSorted((a, b) => a.document.length - b.document.length).slice(0, 1);
 }
 
 /** Fisher and Yates. */

@@ -3,6 +3,7 @@ import { refusalCodes, type Tally } from './tally.ts';
 
 /** When a load ends, whichever comes first; what runs then is cancelled and not counted. */
 export interface Bounds {
+  /** While a slow server has not answered every client, at most `patience` times as long. */
   readonly ms: number;
   readonly requests: number;
   /** Ends it from outside. */
@@ -17,6 +18,30 @@ export interface Load {
   readonly jobs: readonly Job[];
   readonly bounds: Bounds;
   readonly tally: Tally;
+}
+
+/** So many times longer than wanted may a load go on to have figures at all. */
+export const patience = 5;
+/** With so many answers, or one for each client, there are figures. */
+const enoughAnswers = 16;
+const pollMs = 25;
+
+/** Calls `end` when the time of a load is over; the function it returns stops the clock. */
+export function whenOver({ bounds, clients, tally }: Load, end: () => void): () => void {
+  const { ms, requests, signal } = bounds;
+  const startMs = performance.now();
+  const enough = Math.min(clients, enoughAnswers);
+  const timer = setInterval(() => {
+    const passedMs = performance.now() - startMs;
+    const late = passedMs >= ms && (tally.answers() >= enough || passedMs >= ms * patience);
+    if (late || tally.requests() >= requests) end();
+  }, pollMs);
+  signal?.addEventListener('abort', end);
+  if (signal?.aborted === true) end();
+  return () => {
+    clearInterval(timer);
+    signal?.removeEventListener('abort', end);
+  };
 }
 
 /** Endless: every job in turn, whoever asks. */

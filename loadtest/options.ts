@@ -77,7 +77,7 @@ export function selectScenarios(asked: readonly string[] | undefined): readonly 
       `Expected some of ${scenarioNames.join(', ')} for --only but got ${JSON.stringify(name)}.`,
     );
   });
-  const wanted = new Set(named.flatMap((name) => [name, ...scenarioNeeds[name]]));
+  const wanted = new Set([...named, ...named.flatMap((name) => scenarioNeeds[name])]);
   return scenarioNames.filter((name) => wanted.has(name));
 }
 

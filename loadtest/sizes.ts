@@ -15,7 +15,8 @@ export interface Sizes {
   readonly mixedAskers: number;
   readonly ingests: number;
   readonly ingestTokens: number;
-  /** Contexts of *cold* beside the usual ones. */
+  /** Contexts of *cold*: many more than its clients, since one in use stays in memory. */
+  readonly coldClients: number;
   readonly coldDocuments: number;
   readonly coldTokens: number;
   readonly burstClients: number;
@@ -44,7 +45,8 @@ export const fullSizes: Sizes = {
   mixedAskers: 4,
   ingests: 3,
   ingestTokens: 6000,
-  coldDocuments: 12,
+  coldClients: 4,
+  coldDocuments: 20,
   coldTokens: 1000,
   burstClients: 400,
   burstPlaces: 32,
@@ -70,7 +72,8 @@ export const quickSizes: Sizes = {
   mixedAskers: 1,
   ingests: 1,
   ingestTokens: 2000,
-  coldDocuments: 4,
+  coldClients: 2,
+  coldDocuments: 8,
   coldTokens: 300,
   burstClients: 40,
   burstPlaces: 4,

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseSse } from '../src/client/sse.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import { problemCode, type Ask, type Job, type Reply } from './asks.ts';
-import { countProblem, countReply, createFeed, type Load } from './load.ts';
+import { countProblem, countReply, createFeed, whenOver, type Load } from './load.ts';
 import type { Tally } from './tally.ts';
 
 /** Streams read by hand: autocannon waits for whole bodies, and never leaves early. */
@@ -141,25 +141,24 @@ export interface StreamLoadOptions {
 
 /** Puts a load of streams on a server. */
 export async function stream(
-  { url, clients, jobs, bounds, tally }: Load,
+  load: Load,
   { onAnswer, letFinish = false }: StreamLoadOptions = {},
 ): Promise<void> {
+  const { url, clients, jobs, bounds, tally } = load;
   const agent = new Agent({ keepAlive: true, maxSockets: clients });
-  const left = new AbortController();
-  let over = false;
-  const end = (): void => {
-    over = true;
-    if (!letFinish) left.abort();
-  };
-  const timer = setTimeout(end, bounds.ms);
-  bounds.signal?.addEventListener('abort', end);
-  if (bounds.signal?.aborted === true) end();
+  const over = new AbortController();
+  const end = (): void => over.abort();
+  const stopClock = whenOver(load, end);
   const next = createFeed(jobs);
   const client = async (): Promise<void> => {
-    while (!over) {
+    while (!over.signal.aborted) {
       const job = next();
-      const result = await streamOnce(url, job, { agent, signal: left.signal });
-      if (left.signal.aborted) return;
+      const result = await streamOnce(
+        url,
+        job,
+        letFinish ? { agent } : { agent, signal: over.signal },
+      );
+      if (result.kind === 'left') return;
       countStream(tally, job, result);
       if (result.kind === 'answer') onAnswer?.(result.pieceTimesMs);
       if (tally.requests() >= bounds.requests) end();
@@ -168,8 +167,7 @@ export async function stream(
   try {
     await Promise.all(Array.from({ length: clients }, client));
   } finally {
-    clearTimeout(timer);
-    bounds.signal?.removeEventListener('abort', end);
+    stopClock();
     agent.destroy();
   }
 }

@@ -111,11 +111,11 @@ export function judge(target: LoadTarget, value: number): Check {
 /** Nothing may go wrong, however great the load: this is no matter of the machine. */
 export function judgeRight(name: string, phases: readonly PhaseFigures[]): readonly Check[] {
   const format = formatCount;
-  const answers = phases.reduce((sum, phase) => sum + phase.answers, 0);
+  const answers = Math.min(...phases.map((phase) => phase.answers));
   const wrong = phases.reduce((sum, phase) => sum + phase.wrong, 0);
   const errors = phases.reduce((sum, phase) => sum + totalOf(phase.errors), 0);
   return [
-    atLeast(1, { what: `${name}: answers`, value: answers, format }),
+    atLeast(1, { what: `${name}: answers of the phase with the fewest`, value: answers, format }),
     atMost(0, { what: `${name}: wrong answers`, value: wrong, format }),
     atMost(0, { what: `${name}: errors`, value: errors, format }),
   ];

@@ -99,7 +99,9 @@ function behaviourTable(rounds: readonly Counts[]): Table {
   return {
     title: 'How clients behaved',
     headers: ['', ...rounds.map((_, i) => `round ${i + 1}`)],
-    rows: names.map((name) => [name, ...rounds.map((counts) => formatCount(counts[name] ?? 0))]),
+    rows: names.map((name) =>
+      [name].concat(rounds.map((counts) => formatCount(counts[name] ?? 0))),
+    ),
   };
 }
 

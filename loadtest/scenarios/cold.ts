@@ -2,39 +2,34 @@ import { formatBytes, formatCount, formatShare } from '../../src/cli/format.ts';
 import { fire } from '../cannon.ts';
 import { untilIdle } from '../idle.ts';
 import type { Scenario } from '../scenario.ts';
-import {
-  askAgain,
-  documentNumbers,
-  putSubjects,
-  shortJobs,
-  usualSubjects,
-  type Subject,
-} from '../subjects.ts';
+import { askAgain, documentNumbers, putSubjects, shortJobs, type Subject } from '../subjects.ts';
 import { createTally } from '../tally.ts';
 import { judge, judgeAllAnswered, loadTargets } from '../targets.ts';
 
-/** Of the bytes that all contexts have, what fits into memory at once. */
-const poolShare = 0.3;
-const leastPoolBytes = 2 ** 20;
+/** Room for those in use and half as many that are not. */
+const poolFactor = 1.5;
+/** Rows behind a context in memory, for a question and its answer. */
+const tailTokens = 192;
+/** Stored as f16, loaded as f32. */
+const loadedFactor = 2;
 
 /** Contexts spread over more than the pool holds: they are read from disk again and again. */
 export const cold: Scenario = async (setup) => {
   const { stage, sizes, progress } = setup;
-  const { clients } = sizes;
+  const { coldClients: clients } = sizes;
   // A server with room for everything says what is right, so the tier is tested too.
   const { jobs, subjects } = await stage.withServer({ label: 'cold, prepared' }, async (server) => {
-    const usual = await usualSubjects(server, setup);
-    const more = await putSubjects(server, setup, {
+    const put = await putSubjects(server, setup, {
       firstNumber: documentNumbers.cold,
       count: sizes.coldDocuments,
       tokens: sizes.coldTokens,
       questions: sizes.questions,
     });
-    const all = [...usual, ...more];
-    return { jobs: await shortJobs(server, all), subjects: all };
+    return { jobs: await shortJobs(server, put), subjects: put };
   });
-  const storedBytes = sizeOf(subjects);
-  const poolBytes = Math.max(leastPoolBytes, Math.round(storedBytes * poolShare));
+  const sizesBytes = subjects.map(loadedBytes);
+  const allBytes = sizesBytes.reduce((sum, bytes) => sum + bytes, 0);
+  const poolBytes = Math.round(poolFactor * clients * Math.max(...sizesBytes));
   const environment = { READONCE_POOL_BYTES: String(poolBytes) };
   return stage.withServer({ label: 'cold', environment }, async (server) => {
     progress('  cold');
@@ -53,11 +48,18 @@ export const cold: Scenario = async (setup) => {
       tables: [
         {
           title: 'Where contexts were found',
-          headers: ['contexts', 'stored', 'pool', 'from disk', 'from memory', 'share from disk'],
+          headers: [
+            'contexts',
+            'loaded, all',
+            'pool',
+            'from disk',
+            'from memory',
+            'share from disk',
+          ],
           rows: [
             [
               formatCount(subjects.length),
-              formatBytes(storedBytes),
+              formatBytes(allBytes),
               formatBytes(poolBytes),
               formatCount(spread.sources['disk'] ?? 0),
               formatCount(spread.answers - (spread.sources['disk'] ?? 0)),
@@ -72,6 +74,7 @@ export const cold: Scenario = async (setup) => {
   });
 };
 
-function sizeOf(subjects: readonly Subject[]): number {
-  return subjects.reduce((sum, { context }) => sum + context.size.storedBytes, 0);
+function loadedBytes({ context: { document, size } }: Subject): number {
+  const tailBytes = (size.fullBytes / document.tokens) * tailTokens;
+  return (size.storedBytes + tailBytes) * loadedFactor;
 }
