@@ -83,7 +83,7 @@ export const quickSizes: Sizes = {
   baselineMs: 10_000,
   manyClients: 80,
   manyRampMs: 2000,
-  manyMs: 60_000,
+  manyMs: 240_000,
   soakSampleMs: 1000,
   soakIngestTokens: 400,
 };
