@@ -26,9 +26,9 @@ export interface Panel {
   readonly svg: string;
 }
 
-const width = 760;
+const width = 820;
 const labelWidth = 230;
-const textWidth = 130;
+const textWidth = 190;
 const plotWidth = width - labelWidth - textWidth;
 const rowHeight = 22;
 const titleHeight = 34;
@@ -95,7 +95,7 @@ export function rangePanel(title: string, ranges: readonly Range[]): Panel {
       (x, dot) => `<circle class="${['a', 'b', 'c'][dot % 3]}" cx="${x}" cy="${y}" r="4"/>`,
     );
     const stroke = `<line class="grid" x1="${xs[0]}" x2="${xs.at(-1)}" y1="${y}" y2="${y}"/>`;
-    return `${rowLabel(label, i)}${stroke}${dots.join('')}${rowText(text, width - textWidth, i)}`;
+    return `${rowLabel(label, i)}${stroke}${dots.join('')}${rowText(text, width - textWidth + 12, i)}`;
   });
   return panel(`${title} (logarithmic)`, rows);
 }

@@ -10,7 +10,7 @@ import { createTally, type Counts, type PhaseFigures } from '../tally.ts';
 import { judge, judgeAllAnswered, judgeRight, loadTargets } from '../targets.ts';
 import { visitAll } from '../visitors.ts';
 
-/** As many as the engine computes at once by default: all of its places must be there afterwards. */
+/** What the engine computes at once by default: all of its places must be there afterwards. */
 const placesOfEngine = 16;
 /** Longer than the server keeps an idle connection (5 s), with which it holds a file. */
 const settleMs = 8000;

@@ -108,7 +108,8 @@ async function readDocuments(
       const query = questions[0]?.question ?? '';
       const ask = contextAsk({ contextId: id, query, maxTokens: shortTokens });
       const jobs = await askQuietly(url, [ask]);
-      await fire({ url, clients: 1, jobs, bounds: { ms: visitors.limitMs, requests: 1 }, tally });
+      const bounds = { ms: visitors.limitMs, requests: tally.requests() + 1 };
+      await fire({ url, clients: 1, jobs, bounds, tally });
       await client.delete(id);
     } catch (error) {
       tally.failed(asReadonceError(error).code);
