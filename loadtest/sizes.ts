@@ -1,4 +1,4 @@
-/** How much load, for how long. Counts bound what a fast server does, times what a slow one does. */
+/** How much load, for how long: counts bound a fast server, times a slow one. */
 export interface Sizes {
   /** The few contexts that many questions are asked of, and their length. */
   readonly documents: number;

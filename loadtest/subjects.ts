@@ -16,7 +16,7 @@ export interface Subject {
   readonly questions: readonly string[];
 }
 
-/** Which documents of the library; every scenario has numbers of its own, but for the usual ones. */
+/** Which documents of the library. But for the usual ones, each scenario has its own numbers. */
 export interface SubjectsWanted {
   readonly firstNumber: number;
   readonly count: number;
