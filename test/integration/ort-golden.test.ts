@@ -5,6 +5,7 @@ import { defined } from '../../src/core/assert.ts';
 import { contextTokens, type ContextRecord } from '../../src/core/context.ts';
 import { headCount, type KvLayout } from '../../src/core/kv-layout.ts';
 import { contextLengths } from '../../src/engine/context-rows.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
 import type { DenseCache } from '../../src/runtime/runtime.ts';
 import { TestEngine } from '../support/engine.ts';
 import {
@@ -14,7 +15,7 @@ import {
   type GoldenQuestion,
 } from '../support/golden.ts';
 import { embeddedCheckpoint } from '../support/models.ts';
-import { fullCache } from '../support/ragged.ts';
+import { forwardAlone, fullContext, request } from '../support/ragged.ts';
 
 /*
  * The engine's own path (ingest, store, load, answer) against transformers. Both compute in float32
@@ -101,12 +102,14 @@ describe.each(models)('$model by ONNX Runtime', ({ model, scored, unscored, cut 
     const queryIds = Int32Array.from(defined(questions[0], 'a question').queryIds);
     const [whole, ...others] = [ids.length, 128, 64].map((chunkTokens) => {
       const dense = prefilled(engine, ids, chunkTokens);
-      const cache = fullCache(engine.runtime, dense, queryIds.length);
-      const startPosition = dense.length;
-      const [logits] = engine.runtime.forward([{ cache, ids: queryIds, startPosition }]);
+      const cache = fullContext(engine.runtime, dense);
+      const logits = forwardAlone(engine.runtime, request(engine.runtime, cache), {
+        ids: queryIds,
+        startPosition: dense.length,
+      });
       dense.close();
       cache.close();
-      return defined(logits, 'logits');
+      return logits;
     });
     for (const logits of others) {
       const difference = largestDifference(logits, defined(whole, 'logits'));
@@ -139,14 +142,13 @@ function queryLogits(
   { queryIds }: GoldenQuestion,
 ): Float32Array {
   const context = loaded.acquire({ record, keepRatio: 1, tailTokens: queryIds.length });
-  const slot = {
-    cache: context.cache,
+  const parts = { context: context.view, tail: runtime.createTail() };
+  const logits = forwardAlone(runtime, parts, {
     ids: Int32Array.from(queryIds),
     startPosition: contextTokens(record),
-  };
-  const [logits] = runtime.forward([slot]);
+  });
   loaded.release(context);
-  return defined(logits, 'logits');
+  return logits;
 }
 
 /** `[heads, tokens]` from rankings that list every token. */
@@ -202,7 +204,7 @@ function least(scores: Float32Array, indices: ReadonlySet<number>): number {
 function prefilled({ runtime }: TestEngine, ids: Int32Array, chunkTokens: number): DenseCache {
   const dense = runtime.createDense(ids.length);
   for (let start = 0; start < ids.length; start += chunkTokens) {
-    runtime.prefill(dense, ids.subarray(start, start + chunkTokens));
+    runPieces(runtime.prefill(dense, ids.subarray(start, start + chunkTokens)));
   }
   return dense;
 }

@@ -7,10 +7,11 @@ import { headCount } from '../../src/core/kv-layout.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
 import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
 import type { DenseCache, Runtime } from '../../src/runtime/runtime.ts';
 import { expectClose } from '../contract/runtime/subject.ts';
 import { embeddedCheckpoint } from '../support/models.ts';
-import { fullCache } from '../support/ragged.ts';
+import { forwardAlone, fullContext, request } from '../support/ragged.ts';
 
 // ONNX Runtime computes in float32, the reference in float64: what differs is float32 rounding,
 // which grows with depth and with the size of the numbers.
@@ -66,8 +67,8 @@ describe.each([
 
   it('have the logits of the reference at full cache', () => {
     const [expected, actual] = subjects.map(({ runtime, dense }) => {
-      const cache = fullCache(runtime, dense, queryIds.length);
-      return runtime.forward([{ cache, ids: queryIds, startPosition: ids.length }])[0];
+      const parts = request(runtime, fullContext(runtime, dense));
+      return forwardAlone(runtime, parts, { ids: queryIds, startPosition: ids.length });
     });
     expectClose(actual, expected ?? [], tolerances.logits);
   });
@@ -86,7 +87,7 @@ describe.each([
     const [expected, actual] = subjects.map(({ runtime, dense }) => {
       const { headDim } = runtime.layout;
       const lengths = counts.map((count) => prefixTokens + count);
-      const cache = runtime.createRagged(lengths, queryIds.length);
+      const cache = runtime.createContext(lengths);
       let start = 0;
       for (const [head, count] of counts.entries()) {
         const kept = positions.subarray(start, (start += count));
@@ -96,7 +97,8 @@ describe.each([
           cache.values(head).set(dense.values(head, from, from + 1), to * headDim);
         }
       }
-      return runtime.forward([{ cache, ids: queryIds, startPosition: ids.length }])[0];
+      const parts = request(runtime, cache);
+      return forwardAlone(runtime, parts, { ids: queryIds, startPosition: ids.length });
     });
     expectClose(actual, expected ?? [], tolerances.logits);
   });
@@ -116,7 +118,7 @@ interface Subject {
 
 function run(runtime: Runtime, checkpoint: Checkpoint, ids: Int32Array): Subject {
   const dense = runtime.createDense(2 * ids.length + 32);
-  runtime.prefill(dense, ids);
+  runPieces(runtime.prefill(dense, ids));
   return { runtime, dense, scored: score(runtime, checkpoint, dense) };
 }
 
@@ -139,15 +141,15 @@ function score(
   const pass = defined(passes[0], 'a pass');
   const passStart = dense.length;
   const scores = new Float32Array(headCount(runtime.layout) * documentIds.length);
-  const predictions = runtime.score(dense, {
-    ids: concatenate(pass.promptIds, documentIds),
+  const ids = concatenate(pass.promptIds, documentIds);
+  const predictions = new Int32Array(ids.length);
+  const bounds = {
     sinkEnd: prefixTokens,
     chunkStart: prefixTokens,
     chunkEnd: passStart,
     passStart,
-    scores,
-    predict: true,
-  });
+  };
+  runPieces(runtime.score(dense, { ids, ...bounds, scores, predictions }));
   dense.truncate(passStart);
   return { scores, predictions };
 }

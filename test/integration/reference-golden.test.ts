@@ -3,10 +3,11 @@ import { argmax } from '../../src/core/argmax.ts';
 import { headCount } from '../../src/core/kv-layout.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
 import type { DenseCache, Runtime } from '../../src/runtime/runtime.ts';
 import { goldenDocument, goldenScores, readGolden } from '../support/golden.ts';
 import { embeddedCheckpoint } from '../support/models.ts';
-import { fullCache } from '../support/ragged.ts';
+import { fullContext, request } from '../support/ragged.ts';
 
 // The golden numbers are transformers' in float32, the reference's are float64: what differs is
 // float32 rounding through eight layers. Seen: 2e-5 in logits of up to 16, 2e-6 in scores.
@@ -27,14 +28,15 @@ describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s'
   let dense: DenseCache;
   beforeAll(() => {
     dense = runtime.createDense(documentEnd + document.documentIds.length + 64);
-    runtime.prefill(dense, Int32Array.from([...golden.prefixIds, ...document.documentIds]));
+    const ids = Int32Array.from([...golden.prefixIds, ...document.documentIds]);
+    runPieces(runtime.prefill(dense, ids));
   });
   it('has the logits and greedy answers of transformers at full cache', () => {
-    const cache = fullCache(runtime, dense, 128);
+    const { context, tail } = request(runtime, fullContext(runtime, dense));
     for (const question of document.questions) {
-      cache.truncateTail(0);
+      tail.truncate(0);
       const ids = Int32Array.from(question.queryIds);
-      let logits = runtime.forward([{ cache, ids, startPosition: documentEnd }])[0];
+      let logits = runtime.forward([{ context, tail, ids, startPosition: documentEnd }])[0];
       const top = question.topIds.map((token) => logits?.[token] ?? NaN);
       question.topLogits.forEach((expected, i) => {
         expect(Math.abs((top[i] ?? NaN) - expected)).toBeLessThanOrEqual(tolerance);
@@ -44,8 +46,9 @@ describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s'
         const token = argmax(logits ?? new Float32Array());
         if (runtime.config.endTokenIds.includes(token) || answer.length === 48) break;
         answer.push(token);
-        const startPosition = documentEnd + cache.tailLength;
-        logits = runtime.forward([{ cache, ids: Int32Array.of(token), startPosition }])[0];
+        const startPosition = documentEnd + tail.length;
+        const next = { context, tail, ids: Int32Array.of(token), startPosition };
+        logits = runtime.forward([next])[0];
       }
       expect(answer).toEqual(question.answerIds);
     }
@@ -57,15 +60,18 @@ describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s'
       ...golden.suffixIds,
     ];
     const scores = new Float32Array(headCount(runtime.layout) * document.documentIds.length);
-    const predictions = runtime.score(dense, {
-      ids: Int32Array.from([...prompt, ...document.documentIds]),
+    const ids = Int32Array.from([...prompt, ...document.documentIds]);
+    const predictions = new Int32Array(ids.length);
+    const pass = {
+      ids,
       sinkEnd: golden.prefixIds.length,
       chunkStart: golden.prefixIds.length,
       chunkEnd: documentEnd,
       passStart: documentEnd,
       scores,
-      predict: true,
-    });
+      predictions,
+    };
+    runPieces(runtime.score(dense, pass));
     const expected = goldenScores('reader-mini', document);
     expect(scores).toHaveLength(expected.length);
     const differences = scores.map((score, i) => Math.abs(score - (expected[i] ?? NaN)));

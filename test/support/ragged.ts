@@ -1,8 +1,10 @@
+import { defined } from '../../src/core/assert.ts';
 import { headCount } from '../../src/core/kv-layout.ts';
 import type {
   ContextCache,
   ContextView,
   DenseCache,
+  ForwardSlot,
   Runtime,
   Tail,
 } from '../../src/runtime/runtime.ts';
@@ -39,4 +41,15 @@ export interface Requested {
 /** All rows of a context, and a tail of its own. */
 export function request(runtime: Runtime, cache: ContextCache): Requested {
   return { context: cache.view(cache.lengths), tail: runtime.createTail() };
+}
+
+/** Logits of one request in a call of its own; its tail is closed. */
+export function forwardAlone(
+  runtime: Runtime,
+  parts: Requested,
+  call: Pick<ForwardSlot, 'ids' | 'startPosition'>,
+): Float32Array {
+  const [logits] = runtime.forward([{ ...parts, ...call }]);
+  parts.tail.close();
+  return defined(logits, 'logits');
 }

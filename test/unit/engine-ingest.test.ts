@@ -6,8 +6,11 @@ import { contextTokens, type StoredContext } from '../../src/core/context.ts';
 import { headCount } from '../../src/core/kv-layout.ts';
 import { tokenizeDocument } from '../../src/engine/document.ts';
 import type { IngestProgress } from '../../src/engine/protocol.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
+import type { ContextCache } from '../../src/runtime/runtime.ts';
 import { expectClose } from '../contract/runtime/subject.ts';
 import { ingestRequest, TestEngine } from '../support/engine.ts';
+import { forwardAlone, request } from '../support/ragged.ts';
 import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
 
 const document =
@@ -81,25 +84,30 @@ describe('a query on a stored context', () => {
     const { tokenizer, template } = random.checkpoint;
     const ids = concatenate(tokenizer.encode('\n\nWhen did it open?'), template.suffixIds);
     const startPosition = contextTokens(record);
-    const before = keptInDocumentOrder(record, ids.length);
-    const [expected] = engine.runtime.forward([{ cache: before, ids, startPosition }]);
+    const { runtime } = engine;
+    const before = request(runtime, keptInDocumentOrder(record));
+    const expected = forwardAlone(runtime, before, { ids, startPosition });
     await engine.restart();
-    const request = { record, keepRatio: compression.keepRatio, tailTokens: ids.length };
-    const { cache } = engine.loaded.acquire(request);
-    const [logits] = engine.runtime.forward([{ cache, ids, startPosition }]);
+    const { keepRatio } = compression;
+    const context = engine.loaded.acquire({ record, keepRatio, tailTokens: ids.length });
+    const after = { context: context.view, tail: runtime.createTail() };
+    const logits = forwardAlone(runtime, after, { ids, startPosition });
+    engine.loaded.release(context);
     // Logits are up to 10; only the order of the rows differs, hence that of float32 sums.
-    expectClose(logits, expected ?? [], 1e-4);
+    expectClose(logits, expected, 1e-4);
   });
 });
 
 /** The kept pairs from a prefill of its own, rounded as stored, without going through the store. */
-function keptInDocumentOrder(
-  { id, layout, compression, prefixTokens }: StoredContext['record'],
-  tailTokens: number,
-) {
+function keptInDocumentOrder({
+  id,
+  layout,
+  compression,
+  prefixTokens,
+}: StoredContext['record']): ContextCache {
   const { prefixIds, documentIds } = engine.store.tokenIds(id);
   const dense = engine.runtime.createDense(prefixIds.length + documentIds.length);
-  engine.runtime.prefill(dense, concatenate(prefixIds, documentIds));
+  runPieces(engine.runtime.prefill(dense, concatenate(prefixIds, documentIds)));
   const precision = resolvePrecision(compression.precision);
   const rounded = (row: Float32Array): Float32Array => {
     const bytes = new Uint8Array(precision.encodedBytes(1, layout.headDim));
@@ -116,7 +124,7 @@ function keptInDocumentOrder(
     ];
   });
   const lengths = Uint32Array.from(rows, ({ length }) => length);
-  const cache = engine.runtime.createRagged(lengths, tailTokens);
+  const cache = engine.runtime.createContext(lengths);
   for (const [head, ofHead] of rows.entries()) {
     for (const [to, from] of ofHead.entries()) {
       const target = to * layout.headDim;
@@ -205,18 +213,18 @@ describe('an ingestion', () => {
     const passStart = prefixIds.length + documentIds.length;
     for (const { promptIds, chunkStart, chunkEnd } of passes) {
       const dense = engine.runtime.createDense(1024);
-      engine.runtime.prefill(dense, concatenate(prefixIds, documentIds));
+      runPieces(engine.runtime.prefill(dense, concatenate(prefixIds, documentIds)));
       const chunk = chunkEnd - chunkStart;
       const scores = new Float32Array(headCount(record.layout) * chunk);
-      engine.runtime.score(dense, {
+      const slice = {
         ids: concatenate(promptIds, documentIds.subarray(chunkStart, chunkEnd)),
         sinkEnd: prefixIds.length,
         chunkStart: prefixIds.length + chunkStart,
         chunkEnd: prefixIds.length + chunkEnd,
         passStart,
         scores,
-        predict: false,
-      });
+      };
+      runPieces(engine.runtime.score(dense, slice));
       for (const head of record.pairCounts.keys()) {
         const ranking = engine.store.readRanking(record.id, head);
         const byPosition = new Float32Array(documentIds.length);

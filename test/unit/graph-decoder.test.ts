@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import protobuf from 'protobufjs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { denseGraph } from '../../src/graph/dense-graph.ts';
-import { raggedGraph } from '../../src/graph/ragged-graph.ts';
+import { denseGraph, type DenseGraphOptions } from '../../src/graph/dense-graph.ts';
+import { queryGraph } from '../../src/graph/query-graph.ts';
 import { randomModel, type TinyModel } from '../support/tiny-model.ts';
 
 /** As much of onnx.proto as these tests look at. */
@@ -88,12 +88,18 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
+/** All layers, unless said otherwise. */
+function dense(options: Partial<DenseGraphOptions>): Uint8Array {
+  const layers = { from: 0, to: source.config.layers };
+  return denseGraph(source, { score: false, predict: false, layers, ...options });
+}
+
 const graphs: readonly (readonly [string, () => Uint8Array])[] = [
-  ['dense', () => denseGraph(source, { score: false, predict: false })],
-  ['dense with scores', () => denseGraph(source, { score: true, predict: false })],
-  ['dense with predictions', () => denseGraph(source, { score: true, predict: true })],
-  ['ragged', () => raggedGraph(source, { slots: 1 })],
-  ['ragged of four slots', () => raggedGraph(source, { slots: 4 })],
+  ['dense', () => dense({})],
+  ['dense with scores', () => dense({ score: true })],
+  ['dense with predictions', () => dense({ score: true, predict: true })],
+  ['query', () => queryGraph(source, { contexts: 1 })],
+  ['query over four contexts', () => queryGraph(source, { contexts: 4 })],
 ];
 
 function operators({ graph }: Decoded, name: string) {
@@ -146,7 +152,7 @@ describe.each(graphs)('the graph %s', (_, author) => {
 
 describe('the dense graph', () => {
   it('attends with all heads of a layer at once, over a cache bound as past and present', () => {
-    const decoded = decode(denseGraph(source, { score: false, predict: false }));
+    const decoded = decode(dense({}));
     const attentions = operators(decoded, 'GroupQueryAttention');
     expect(attentions).toHaveLength(3);
     for (const [layer, { input, output, attribute }] of attentions.entries()) {
@@ -159,7 +165,7 @@ describe('the dense graph', () => {
 
   it('computes the LM head only for predictions, and scores only when asked', () => {
     const named = (score: boolean, predict: boolean) => {
-      const decoded = decode(denseGraph(source, { score, predict }));
+      const decoded = decode(dense({ score, predict }));
       const outputs = decoded.graph.output.map(({ name }) => name);
       return {
         scores: outputs.filter((name) => name.startsWith('scores.')),
@@ -186,19 +192,64 @@ describe('the dense graph', () => {
   });
 });
 
-describe('the ragged graph', () => {
-  it.each([1, 2, 8])('gives each KV head of %d slots a cache and a length of its own', (slots) => {
-    const decoded = decode(raggedGraph(source, { slots }));
-    const attentions = operators(decoded, 'GroupQueryAttention');
-    expect(attentions).toHaveLength(slots * 3 * 2);
-    const caches = attentions.map(({ input }) => input[3]);
-    const lengths = attentions.map(({ input }) => input[5]);
-    expect(new Set(caches).size).toBe(attentions.length);
-    expect(new Set(lengths).size).toBe(attentions.length);
-    for (const { attribute } of attentions) {
-      const values = Object.fromEntries(attribute.map(({ name, i }) => [name, i]));
-      expect(values).toMatchObject({ num_heads: 3, kv_num_heads: 1 });
+describe('the dense graph of some layers', () => {
+  const names = (values: readonly Named[], pattern: RegExp): readonly string[] =>
+    values.map(({ name }) => name).filter((name) => pattern.test(name));
+  const state = /^(residual|normalized)/;
+
+  it('takes up the state that the layers before left, and leaves it to those behind', () => {
+    const [first, middle, last] = [
+      { from: 0, to: 1 },
+      { from: 1, to: 2 },
+      { from: 2, to: 3 },
+    ].map((layers) => decode(dense({ score: true, layers })).graph);
+    expect(names(first?.input ?? [], state)).toEqual([]);
+    expect(names(first?.input ?? [], /^input_ids$/)).toHaveLength(1);
+    expect(names(first?.output ?? [], state)).toEqual(['residual_out', 'normalized_out']);
+    expect(names(middle?.input ?? [], state)).toEqual(['residual', 'normalized']);
+    expect(names(middle?.input ?? [], /^input_ids$/)).toEqual([]);
+    expect(names(middle?.output ?? [], state)).toEqual(['residual_out', 'normalized_out']);
+    expect(names(last?.input ?? [], state)).toEqual(['residual', 'normalized']);
+    expect(names(last?.output ?? [], state)).toEqual([]);
+  });
+
+  it('has the caches and scores of these layers alone', () => {
+    const { input, output } = decode(dense({ score: true, layers: { from: 1, to: 3 } })).graph;
+    expect(names(input, /^past_key/)).toEqual(['past_key.1', 'past_key.2']);
+    expect(names(output, /^present_value/)).toEqual(['present_value.1', 'present_value.2']);
+    expect(names(output, /^scores/)).toEqual(['scores.1', 'scores.2']);
+  });
+
+  it('predicts with the last layer only', () => {
+    const predictions = (from: number, to: number): readonly string[] =>
+      names(decode(dense({ predict: true, layers: { from, to } })).graph.output, /^predictions$/);
+    expect(predictions(0, 2)).toEqual([]);
+    expect(predictions(2, 3)).toEqual(['predictions']);
+  });
+});
+
+describe('the query graph', () => {
+  it.each([1, 2, 8])('reads each KV head of %d contexts in one product', (contexts) => {
+    const decoded = decode(queryGraph(source, { contexts }));
+    const inputs = decoded.graph.input.map(({ name }) => name);
+    const keys = inputs.filter((name) => name.startsWith('context_key.'));
+    expect(keys).toHaveLength(contexts * 3 * 2);
+    const factors = operators(decoded, 'FusedMatMul').map(({ input }) => input[1] ?? '');
+    const read = factors.filter((name) => name.startsWith('context_key.'));
+    expect(read.toSorted()).toEqual(keys.toSorted());
+    const ordered = inputs.includes('context_order');
+    expect(ordered).toBe(contexts > 1);
+  });
+
+  it('attends to the tails of all requests at once, in each layer', () => {
+    const attentions = operators(
+      decode(queryGraph(source, { contexts: 2 })),
+      'GroupQueryAttention',
+    );
+    expect(attentions).toHaveLength(3);
+    for (const [layer, { input, output }] of attentions.entries()) {
+      expect(input.slice(3, 5)).toEqual([`tail_key.${layer}`, `tail_value.${layer}`]);
+      expect(output.slice(1, 3)).toEqual([`tail_key_out.${layer}`, `tail_value_out.${layer}`]);
     }
-    expect(decoded.graph.input.some(({ name }) => name === 'slot_tokens')).toBe(slots > 1);
   });
 });

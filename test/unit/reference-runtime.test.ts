@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/core/assert.ts';
 import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
 import type { ReferenceModel } from '../../src/runtime/reference/reference-runtime.ts';
+import { emptyRequest } from '../contract/runtime/subject.ts';
 import { randomModel } from '../support/tiny-model.ts';
 import type { TinyModel } from '../support/tiny-model.ts';
 
@@ -36,8 +37,8 @@ describe('createReferenceRuntime', () => {
 
   const logitsOf = (source: ReferenceModel, layers?: number): readonly number[] => {
     const runtime = createReferenceRuntime(source, layers === undefined ? {} : { layers });
-    const cache = runtime.createRagged(new Uint32Array(runtime.layout.layers), 4);
-    const [logits] = runtime.forward([{ cache, ids: Int32Array.of(3, 1, 4), startPosition: 0 }]);
+    const ids = Int32Array.of(3, 1, 4);
+    const [logits] = runtime.forward([{ ...emptyRequest(runtime), ids, startPosition: 0 }]);
     return [...(logits ?? [])];
   };
 
@@ -79,9 +80,9 @@ describe('createReferenceRuntime', () => {
 
   it('refuses tokens outside the vocabulary and positions outside the window', () => {
     const runtime = createReferenceRuntime(model);
-    const cache = runtime.createRagged(new Uint32Array(3), 4);
+    const parts = emptyRequest(runtime);
     const run = (ids: readonly number[], startPosition: number) => () =>
-      runtime.forward([{ cache, ids: Int32Array.from(ids), startPosition }]);
+      runtime.forward([{ ...parts, ids: Int32Array.from(ids), startPosition }]);
     expect(run([20], 0)).toThrow(AssertionError);
     expect(run([-1], 0)).toThrow(AssertionError);
     expect(run([], 0)).toThrow(AssertionError);

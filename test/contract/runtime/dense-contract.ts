@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import { AssertionError } from '../../../src/core/assert.ts';
 import { headCount } from '../../../src/core/kv-layout.ts';
+import { runPieces } from '../../../src/runtime/run-pieces.ts';
 import { at } from '../../support/naive-decoder.ts';
 import { loadContext, request } from '../../support/ragged.ts';
 import { expectClose, headsOf, prefilled, tokens } from './subject.ts';
@@ -44,10 +45,10 @@ export function denseContract(subject: () => Subject): void {
     const ids = tokens(subject(), 20);
     const cache = prefilled(runtime, ids, [20]);
     const before = headsOf(runtime, cache);
-    runtime.prefill(cache, tokens(subject(), 10, 61));
+    runPieces(runtime.prefill(cache, tokens(subject(), 10, 61)));
     cache.truncate(12);
     expect(cache.length).toBe(12);
-    runtime.prefill(cache, ids.subarray(12));
+    runPieces(runtime.prefill(cache, ids.subarray(12)));
     const after = headsOf(runtime, cache);
     before.forEach(({ keys, values }, head) => {
       expectClose(at(after, head).keys.flat(), keys.flat(), subject().tolerances.rows);
@@ -58,12 +59,12 @@ export function denseContract(subject: () => Subject): void {
   it('refuses more tokens than it has rows for, and stays as it was', () => {
     const { runtime } = subject();
     const cache = runtime.createDense(10);
-    runtime.prefill(cache, tokens(subject(), 8));
+    runPieces(runtime.prefill(cache, tokens(subject(), 8)));
     expect(() => {
-      runtime.prefill(cache, tokens(subject(), 3));
+      runPieces(runtime.prefill(cache, tokens(subject(), 3)));
     }).toThrow(AssertionError);
     expect(cache.length).toBe(8);
-    runtime.prefill(cache, tokens(subject(), 2));
+    runPieces(runtime.prefill(cache, tokens(subject(), 2)));
     expect(cache.length).toBe(10);
   });
 }

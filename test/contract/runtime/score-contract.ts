@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import { AssertionError } from '../../../src/core/assert.ts';
 import { headCount } from '../../../src/core/kv-layout.ts';
+import { runPieces } from '../../../src/runtime/run-pieces.ts';
 import type { DenseCache, ScoreSlice } from '../../../src/runtime/runtime.ts';
 import { at } from '../../support/naive-decoder.ts';
 import type { NaiveRun } from '../../support/naive-decoder.ts';
@@ -20,7 +21,7 @@ function scoreValues(subject: () => Subject): void {
   it('scores chunk keys by the largest attention among sinks, chunk and own keys', () => {
     const { runtime, model, tolerances } = subject();
     const scores = emptyScores(subject());
-    runtime.score(dense(subject()), slice(passIds(subject()), scores));
+    runPieces(runtime.score(dense(subject()), slice(passIds(subject()), scores)));
     const expected = naiveScores(naiveRun(subject()), model.config, pass);
     expectClose(scores, expected, tolerances.scores);
   });
@@ -38,9 +39,11 @@ function scoreValues(subject: () => Subject): void {
     ]) {
       const cache = dense(subject());
       const scores = emptyScores(subject());
-      const predictions = cut(passIds(subject()), sizes).flatMap((ids) =>
-        Array.from(runtime.score(cache, slice(ids, scores))),
-      );
+      const predictions = cut(passIds(subject()), sizes).flatMap((ids) => {
+        const ofSlice = new Int32Array(ids.length);
+        runPieces(runtime.score(cache, { ...slice(ids, scores), predictions: ofSlice }));
+        return Array.from(ofSlice);
+      });
       expectClose(scores, expectedScores, tolerances.scores);
       expect(predictions).toHaveLength(pass.tokens);
       predictions.forEach((id, token) => {
@@ -55,24 +58,49 @@ function scoreValues(subject: () => Subject): void {
     const { runtime, model, tolerances } = subject();
     const range = { document: 40, sinkEnd: 0, chunkStart: 33, chunkEnd: 40, tokens: 22 };
     const scores = new Float32Array(headCount(runtime.layout) * 7);
-    runtime.score(dense(subject()), { ...slice(passIds(subject()), scores), ...range });
+    const input = { ...slice(passIds(subject()), scores), ...range };
+    runPieces(runtime.score(dense(subject()), input));
     const expected = naiveScores(naiveRun(subject()), model.config, range);
     expectClose(scores, expected, tolerances.scores);
   });
 }
 
 function scoreEffects(subject: () => Subject): void {
-  it('predicts nothing unless asked', () => {
+  it('gives the same scores whether it predicts or not', () => {
+    const { runtime, tolerances } = subject();
+    const ids = passIds(subject());
+    const [quiet, told] = [emptyScores(subject()), emptyScores(subject())];
+    runPieces(runtime.score(dense(subject()), slice(ids, quiet)));
+    const predictions = new Int32Array(ids.length);
+    runPieces(runtime.score(dense(subject()), { ...slice(ids, told), predictions }));
+    expectClose(told, quiet, tolerances.scores);
+  });
+
+  it('counts its rows after the last piece; given up before, it has changed nothing', () => {
     const { runtime } = subject();
-    const quiet = { ...slice(passIds(subject()), emptyScores(subject())), predict: false };
-    expect(runtime.score(dense(subject()), quiet)).toHaveLength(0);
+    const cache = dense(subject());
+    const rows = headsOf(runtime, cache);
+    const ids = passIds(subject());
+    const [once, again] = [emptyScores(subject()), emptyScores(subject())];
+    for (const piece of runtime.score(cache, slice(ids, once))) {
+      expect(cache.length).toBe(pass.document);
+      piece();
+      break;
+    }
+    cache.truncate(pass.document);
+    expect(headsOf(runtime, cache)).toEqual(rows);
+    runPieces(runtime.score(cache, slice(ids, again)));
+    expect(cache.length).toBe(pass.document + pass.tokens);
+    const whole = emptyScores(subject());
+    runPieces(runtime.score(dense(subject()), slice(ids, whole)));
+    expect(again).toEqual(whole);
   });
 
   it('only ever raises scores', () => {
     const { runtime } = subject();
     const scores = emptyScores(subject()).fill(2);
     scores[3] = -1;
-    runtime.score(dense(subject()), slice(passIds(subject()), scores));
+    runPieces(runtime.score(dense(subject()), slice(passIds(subject()), scores)));
     expect([...scores].filter((score) => score === 2)).toHaveLength(scores.length - 1);
     expect(at(scores, 3)).toBeGreaterThan(0);
   });
@@ -82,12 +110,12 @@ function scoreEffects(subject: () => Subject): void {
     const cache = dense(subject());
     const rows = headsOf(runtime, cache);
     const [first, second] = [emptyScores(subject()), emptyScores(subject())];
-    runtime.score(cache, slice(passIds(subject()), first));
+    runPieces(runtime.score(cache, slice(passIds(subject()), first)));
     expect(cache.length).toBe(pass.document + pass.tokens);
     cache.truncate(pass.document);
     expect(cache.length).toBe(pass.document);
     expect(headsOf(runtime, cache)).toEqual(rows);
-    runtime.score(cache, slice(passIds(subject()), second));
+    runPieces(runtime.score(cache, slice(passIds(subject()), second)));
     expectClose(second, first, tolerances.scores);
   });
 
@@ -102,7 +130,7 @@ function scoreEffects(subject: () => Subject): void {
       [dense(subject()), { ...valid, scores: emptyScores(subject()).subarray(1) }],
     ];
     for (const [cache, input] of wrong) {
-      expect(() => runtime.score(cache, input)).toThrow(AssertionError);
+      expect(() => runPieces(runtime.score(cache, input))).toThrow(AssertionError);
       expect(cache.length).toBe(pass.document);
     }
   });
@@ -128,14 +156,13 @@ function slice(ids: Int32Array, scores: Float32Array): ScoreSlice {
     chunkEnd: pass.chunkEnd,
     passStart: pass.document,
     scores,
-    predict: true,
   };
 }
 
 /** The document, prefilled. */
 function dense(subject: Subject, capacity = pass.document + pass.tokens): DenseCache {
   const cache = subject.runtime.createDense(capacity);
-  subject.runtime.prefill(cache, documentIds(subject));
+  runPieces(subject.runtime.prefill(cache, documentIds(subject)));
   return cache;
 }
 

@@ -1,6 +1,7 @@
 import { expect } from 'vitest';
 import { headCount } from '../../../src/core/kv-layout.ts';
 import { createRandom } from '../../../src/core/random.ts';
+import { runPieces } from '../../../src/runtime/run-pieces.ts';
 import type { DenseCache, Runtime } from '../../../src/runtime/runtime.ts';
 import { at } from '../../support/naive-decoder.ts';
 import type { naiveDecoder, NaiveHead } from '../../support/naive-decoder.ts';
@@ -52,7 +53,7 @@ export function emptyRequest(runtime: Runtime): Requested {
 
 export function prefilled(runtime: Runtime, ids: Int32Array, sizes: readonly number[]): DenseCache {
   const cache = runtime.createDense(ids.length + 10);
-  for (const piece of cut(ids, sizes)) runtime.prefill(cache, piece);
+  for (const piece of cut(ids, sizes)) runPieces(runtime.prefill(cache, piece));
   return cache;
 }
 
