@@ -56,7 +56,7 @@ export async function startTransferServer(
     defaults: defaultCompression,
     limits: defaultServiceLimits,
   });
-  const app = createApp({ service, limits, clock, logger, metrics });
+  const app = createApp({ service, apiKeys: [], limits, clock, logger, metrics });
   const http = await listen({ app, host: '127.0.0.1', port: 0 });
   onTestFinished(() => http.close());
   return {

@@ -4,15 +4,15 @@ import { AsyncQueue } from '../../src/service/async-queue.ts';
 import { hasExpired, usageChange } from '../../src/service/usage-change.ts';
 
 test('admission refuses past its limit and admits again when a place is given back', () => {
-  const admission = new Admission('things', 2);
-  const leave = admission.enter();
-  admission.enter();
-  expect(() => admission.enter()).toThrow('fewer than 2 things');
+  const admission = new Admission('things', { all: 2 });
+  const leave = admission.enter('');
+  admission.enter('');
+  expect(() => admission.enter('')).toThrow('at most 2 things at once but');
   leave();
   leave();
   expect(admission.taken).toBe(1);
-  admission.enter();
-  expect(() => admission.enter()).toThrow('fewer than 2 things');
+  admission.enter('');
+  expect(() => admission.enter('')).toThrow('at most 2 things at once but');
 });
 
 test('a queue gives what was pushed before it ended or failed, in order', async () => {
