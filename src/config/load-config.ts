@@ -91,7 +91,8 @@ export function clientApiKey(
   env: Environment = process.env,
 ): string | undefined {
   const key = flag ?? nonEmpty(env[keyVariable]);
-  return key && checkApiKey(flag === undefined ? keyVariable : '--api-key', key);
+  if (key === undefined) return undefined;
+  return checkApiKey(flag === undefined ? keyVariable : '--api-key', key);
 }
 
 function fileLayer(path: string): Layer {

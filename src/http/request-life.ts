@@ -33,6 +33,8 @@ export function requestLife(): MiddlewareHandler<AppEnv> {
         c.res = undefined;
         throw life.late;
       }
+      // Nobody reads that stream, and so nothing else would end it.
+      if (streams && c.req.method === 'HEAD') c.res.body?.cancel().catch(() => undefined);
     } finally {
       if (!streams) life.close();
     }
