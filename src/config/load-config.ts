@@ -80,7 +80,7 @@ export function serverUrl(flag: string | undefined, env: Environment = process.e
   return url;
 }
 
-/** The keys that open the server; none without `apiKeysFile`. @throws ReadonceError as `loadApiKeys` */
+/** The keys that open the server; none without `apiKeysFile`. @throws as `loadApiKeys` */
 export function serverApiKeys({ apiKeysFile }: Config): readonly ApiKey[] {
   return apiKeysFile === undefined ? [] : loadApiKeys(apiKeysFile);
 }

@@ -18,9 +18,9 @@ export interface AppEnv {
     arrivedAtMs: number;
     /** Whose request it is; '' without API keys. */
     tenant: string;
-    /** Aborts when the client has gone or its deadline has passed; the reason is a `ReadonceError`. */
+    /** Aborts when the client has gone or its time is up; the reason is a `ReadonceError`. */
     signal: AbortSignal;
-    /** To be called when a response begins that goes on as a stream, and the result when it ends. */
+    /** To be called when a response begins that is a stream, and the result when it ends. */
     beginStream: () => () => void;
     /** The code of the problem that was answered, if one was. */
     problemCode?: string;

@@ -11,10 +11,11 @@ export const timeoutHeader = 'X-Request-Timeout-Ms';
 export const maxTimeoutMs = 3_600_000;
 
 /**
- * Gives every request a `signal` that aborts, with a `ReadonceError` as its reason, when the client
- * has gone or when the time is up that it allows in `X-Request-Timeout-Ms`. An answer that is not
- * complete by then becomes `deadline_exceeded`, at once, whether its work heeds the signal or not. A
- * handler that answers with a stream calls `beginStream`; from then on ending in time is its matter.
+ * Gives every request a `signal` that aborts, with a `ReadonceError` as its reason, when the
+ * client has gone or when the time is up that it allows in `X-Request-Timeout-Ms`. An answer that
+ * is not complete by then becomes `deadline_exceeded`, at once, whether its work heeds the signal
+ * or not. A handler that answers with a stream calls `beginStream`; from then on ending in time is
+ * its own matter.
  */
 export function requestLife(): MiddlewareHandler<AppEnv> {
   return async (c, next) => {

@@ -9,8 +9,8 @@ export interface Places {
   /** For everybody together, at least one. */
   readonly all: number;
   /**
-   * For each tenant, at least one. Tenant '' is alone, so that only `all` holds for it. Default half
-   * of `all`: one tenant never shuts the others out.
+   * For each tenant, at least one. Tenant '' is alone, so that only `all` holds for it. Default
+   * half of `all`: one tenant never shuts the others out.
    */
   readonly each?: number;
 }

@@ -15,8 +15,8 @@ export type Lookup =
   | { readonly status: 'failed'; readonly failed: FailedIngestion };
 
 /**
- * Finds a tenant's contexts by id, stored, being ingested or failed. Others' are as unknown as those
- * that there never were.
+ * Finds a tenant's contexts by id, stored, being ingested or failed. Others' are as unknown as
+ * those that there never were.
  */
 export class ContextLookup {
   readonly #deps: Pick<ServiceDeps, 'store' | 'clock'>;
@@ -106,7 +106,7 @@ function isCorrupt(error: unknown): error is ReadonceError {
   return error instanceof ReadonceError && error.code === 'corrupt_record';
 }
 
-/** One text for malformed, others', unknown and deleted ids: nothing is said about which it was. */
+/** One text for malformed, unknown, deleted and others' ids: nothing is said of which it was. */
 export function notFound(): ReadonceError {
   return new ReadonceError(
     'not_found',

@@ -1,6 +1,7 @@
 /**
- * Bounds on what the service holds at once. Past a bound, requests are refused as `overloaded`. Where
- * nothing else is said, a tenant may take half of the places; one more is refused as `rate_limited`.
+ * Bounds on what the service holds at once. Past a bound, requests are refused as `overloaded`.
+ * Where nothing else is said, a tenant may take half of the places; one more is refused as
+ * `rate_limited`.
  */
 export interface ServiceLimits {
   /** Ingestions running or queued. Each holds its document in memory until it is done. */

@@ -44,8 +44,8 @@ export class Transfers {
   }
 
   /**
-   * Stores the context of a file as the tenant's, whoever exported it. One that is stored already is
-   * kept as it is, and revived if it has expired.
+   * Stores the context of a file as the tenant's, whoever exported it. One that is stored already
+   * is kept as it is, and revived if it has expired.
    * @throws ReadonceError `invalid_argument` (damaged, or it contradicts itself),
    *   `identity_mismatch` (another model), `unsupported`, `rate_limited`, `overloaded`,
    *   `engine_unavailable` (no engine has started yet to say what model it runs), `storage_full`;

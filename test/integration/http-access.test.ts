@@ -1,8 +1,13 @@
+import { buffer } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { createClient } from '../../src/client/client.ts';
+import { defined } from '../../src/core/assert.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { Gate } from '../support/fake-engine.ts';
+import { forgeFile, inParts, portableSample } from '../support/portable-samples.ts';
 import { bearer, testApiKeys, testKeys } from '../support/tenants.ts';
 import { readEvents, startTestServer, until, type TestServer } from '../support/test-server.ts';
+import { startTransferServer } from '../support/transfer-server.ts';
 
 const { acme, acmeSpare, globex } = testKeys;
 let server: TestServer;
@@ -321,6 +326,29 @@ it('events of an ingestion are for its tenant', async () => {
   const rest: string[] = [];
   for await (const { event } of events) rest.push(event);
   expect(rest.at(-1)).toBe('ready');
+});
+
+it('a file is imported as the own context of whoever imports it', async () => {
+  const sample = portableSample({ seed: 5, kept: [5, 0, 1, 0] });
+  const file = forgeFile(sample);
+  const { url, store } = await startTransferServer(sample, { apiKeys: testApiKeys });
+  const [ours, theirs] = [acme, globex].map((apiKey) => createClient({ baseUrl: url, apiKey }));
+  const imported = await ours?.import(inParts(file));
+  expect(imported).toMatchObject({ reused: false });
+  const id = imported?.id ?? '';
+  expect(id).not.toBe(sample.record.id);
+  await expect(theirs?.export(id)).rejects.toMatchObject({ code: 'not_found' });
+  expect((await theirs?.list())?.data).toEqual([]);
+  const exported = await buffer(defined(await ours?.export(id), 'a file'));
+  expect(exported.equals(file)).toBe(true);
+  const again = await theirs?.import(inParts(exported));
+  expect(again).toMatchObject({ reused: false });
+  expect(again?.id).not.toBe(id);
+  expect((await ours?.import(inParts(file)))?.reused).toBe(true);
+  expect([id, again?.id ?? ''].map((stored) => store.get(stored)?.record.tenant)).toEqual([
+    'acme',
+    'globex',
+  ]);
 });
 
 it('the OpenAPI document says that a key is needed, and where not', async () => {
