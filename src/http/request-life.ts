@@ -1,6 +1,6 @@
 import type { MiddlewareHandler } from 'hono';
 import { deadlineExceeded } from '../core/deadline.ts';
-import { asReadonceError, ReadonceError } from '../core/errors.ts';
+import { ReadonceError } from '../core/errors.ts';
 import { invalidArgument } from '../service/invalid-argument.ts';
 import type { AppEnv } from './app-env.ts';
 
@@ -27,7 +27,7 @@ export function requestLife(): MiddlewareHandler<AppEnv> {
       return () => life.close();
     });
     try {
-      await Promise.race([life.tooLate, orError(next())]);
+      await Promise.race([life.tooLate, orError(next(), life.signal)]);
       if (life.late !== undefined && c.res.ok) {
         // It came too late. Hono would mix its headers with those of the problem.
         c.res.body?.cancel().catch(() => undefined);
@@ -54,12 +54,16 @@ function timeoutOf(header: string | undefined): number | undefined {
   );
 }
 
-/** Hono takes only errors for errors: whatever else is thrown would break the response. */
-async function orError(handled: Promise<void>): Promise<void> {
+/**
+ * Hono takes only errors for errors: whatever else is thrown, as the adapter's reason that a client
+ * has gone is, would get past its error handler and break the response.
+ */
+async function orError(handled: Promise<void>, signal: AbortSignal): Promise<void> {
   try {
     await handled;
   } catch (thrown) {
-    throw thrown instanceof Error ? thrown : asReadonceError(thrown);
+    if (thrown instanceof Error) throw thrown;
+    throw signal.aborted ? signal.reason : new Error('no error was thrown', { cause: thrown });
   }
 }
 

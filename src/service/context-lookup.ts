@@ -77,7 +77,7 @@ export class ContextLookup {
     }
   }
 
-  /** Whose a context is whose records cannot be read. Without tenants, whoever asks is the owner. */
+  /** As `isOwn`, of a context whose records cannot be read. Without tenants all are one's own. */
   #isListed(ref: ContextRef): boolean {
     return ref.tenant === '' || this.#deps.store.isListed(ref);
   }

@@ -242,3 +242,14 @@ test('a client that leaves is no defect of ours', async () => {
   await until(() => server.store.contexts.size === 2);
   expect(server.store.contexts.has(id)).toBe(true);
 });
+
+test('what is thrown and is no error is answered like a defect', async () => {
+  server.engine.identify = async () => {
+    // As the HTTP adapter does it.
+    // oxlint-disable-next-line typescript/only-throw-error
+    throw 'a text';
+  };
+  const response = await server.put({ document: 'text' });
+  expect(response.status).toBe(500);
+  expect(await response.json()).toMatchObject({ code: 'internal' });
+});
