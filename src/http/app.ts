@@ -5,9 +5,11 @@ import { secureHeaders } from 'hono/secure-headers';
 import { randomUUID } from 'node:crypto';
 import { ReadonceError } from '../core/errors.ts';
 import type { App, AppDeps, AppEnv } from './app-env.ts';
+import { authentication } from './authentication.ts';
 import { arrival, observation, validQueryString } from './middleware.ts';
 import { openApiRoute } from './openapi.ts';
 import { clientError, problemResponse } from './problem.ts';
+import { requestLife } from './request-life.ts';
 import { contextRoutes } from './routes/contexts.ts';
 import { eventRoutes } from './routes/events.ts';
 import { importanceRoutes } from './routes/importance.ts';
@@ -34,6 +36,8 @@ export function createApp(deps: AppDeps): App {
   );
   app.use(observation(deps));
   app.use(secureHeaders());
+  app.use(authentication(deps.apiKeys));
+  app.use(requestLife());
   app.use(validQueryString());
   contextRoutes(app, deps);
   eventRoutes(app, deps);
@@ -41,7 +45,7 @@ export function createApp(deps: AppDeps): App {
   queryRoutes(app, deps);
   transferRoutes(app, deps);
   serviceRoutes(app, deps);
-  openApiRoute(app);
+  openApiRoute(app, { needsKey: deps.apiKeys.length > 0 });
   const paths = declaredPaths(app);
   app.notFound((c) => unknownRoute(c, paths));
   app.onError((thrown, c) => {

@@ -4,7 +4,8 @@ import { ReadonceError } from '../core/errors.ts';
 import type { EngineAnswer, EngineQuery, SamplingOptions } from '../engine/protocol.ts';
 import { Admission } from './admission.ts';
 import type { ContextLookup } from './context-lookup.ts';
-import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { ContextRef } from './context-ref.ts';
+import type { ServiceDeps } from './deps.ts';
 import { invalidArgument } from './invalid-argument.ts';
 
 /** What holds where a query says nothing; the seed is drawn anew. */
@@ -57,32 +58,38 @@ export class Queries {
   constructor(deps: ServiceDeps, lookup: ContextLookup) {
     this.#deps = deps;
     this.#lookup = lookup;
-    this.#places = new Admission('queued queries', deps.limits.maxQueuedQueries);
+    const { maxQueuedQueries, maxTenantQueries } = deps.limits;
+    this.#places = new Admission('queued queries', {
+      all: maxQueuedQueries,
+      each: maxTenantQueries,
+    });
   }
 
   /**
    * Answers from a stored context; `onText` gets the pieces of the answer in order. An abort ends
    * with `finishReason` "cancelled".
    * @throws ReadonceError `invalid_argument`, `unsupported`, `not_found`, `gone`, `conflict`,
-   *   `context_too_long`, `overloaded`, `engine_unavailable`, `corrupt_record`, `out_of_memory`
+   *   `context_too_long`, `rate_limited`, `overloaded`, `engine_unavailable`, `corrupt_record`,
+   *   `out_of_memory`
    */
   async query(
-    contextId: string,
+    ref: ContextRef,
     input: QueryInput,
     options: QueryOptions,
     signal: AbortSignal,
   ): Promise<Answer> {
-    const stored = this.#lookup.ready(contextId);
+    const { tenant, id: contextId } = ref;
+    const stored = this.#lookup.ready(ref);
     const query = queryText(input);
     checkKeepRatio(input.keepRatio, stored);
     const { metrics } = this.#deps;
-    const leave = this.#places.enter();
+    const leave = this.#places.enter(tenant);
     metrics.runningQueries.set(this.#places.taken);
     try {
       const waitedMs = this.#deps.clock.monotonicMs() - options.arrivedAtMs;
       const request: EngineQuery = {
         source: { kind: 'context', contextId, keepRatio: input.keepRatio },
-        tenant: onlyTenant,
+        tenant,
         turns: [{ role: 'user', content: query }],
         sampling: sampling(input),
       };

@@ -7,6 +7,7 @@ import { Ingestions, type IngestionObserver } from './ingestions.ts';
 import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
 import { Queries } from './queries.ts';
 import { StoreGauges } from './store-gauges.ts';
+import { TenantSalts } from './tenant-salts.ts';
 import { Transfers } from './transfers.ts';
 
 /** A scoring method as clients see it. */
@@ -48,10 +49,11 @@ export class Service {
     this.#deps = deps;
     this.#ingestions = new Ingestions(deps.limits.maxFailedContexts, observer(deps));
     const lookup = new ContextLookup(deps, this.#ingestions);
-    this.#put = new PutContext(deps, this.#ingestions);
+    const salts = new TenantSalts(deps.store);
+    this.#put = new PutContext(deps, this.#ingestions, salts);
     this.contexts = new Contexts(deps, lookup, this.#ingestions);
     this.queries = new Queries(deps, lookup);
-    this.transfers = new Transfers(deps, lookup);
+    this.transfers = new Transfers(deps, lookup, salts);
     this.storeGauges = new StoreGauges(deps);
   }
 

@@ -202,6 +202,7 @@ export function ingestRequest(
 ): IngestRequest {
   return {
     tenant: '',
+    tenantSalt: '',
     document,
     instructions: undefined,
     usage: { expiresAtMs: null, pinned: false, labels: {} },

@@ -44,20 +44,21 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
         'context_too_long',
         'corrupt_record',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'out_of_memory',
       ),
     },
   });
   app.openapi(route, async (c) => {
-    const { id } = c.req.valid('param');
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
     const { stream, ...input } = c.req.valid('json');
     const ask = (onText: (text: string) => void): Promise<Answer> =>
       service.queries.query(
-        id,
+        ref,
         { ...input, query: input.query },
         { arrivedAtMs: c.var.arrivedAtMs, onText },
-        c.req.raw.signal,
+        c.var.signal,
       );
     if (stream !== true) return c.json(await ask(() => undefined), 200);
     return eventStream(c, answerEvents(ask), {

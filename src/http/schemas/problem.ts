@@ -40,10 +40,18 @@ export const problemSchema = z
 /** See `problemSchema`. */
 export type Problem = z.infer<typeof problemSchema>;
 
+/** What any route may answer but `GET /healthz`: middleware refuses, or something is broken. */
+const commonCodes = [
+  'invalid_argument',
+  'unauthenticated',
+  'internal',
+  'deadline_exceeded',
+] as const;
+
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
   const byStatus = new Map<number, ErrorCode[]>();
-  for (const code of [...errorCodes, 'internal'] as const) {
+  for (const code of new Set([...errorCodes, ...commonCodes])) {
     const { status } = errorTable[code];
     byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
   }
