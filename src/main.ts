@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { poolBytes } from './config/pool-bytes.ts';
 import type { Config } from './config/schema.ts';
 import type { ApiKey } from './core/api-key.ts';
 import { systemClock } from './core/clock.ts';
@@ -73,7 +74,7 @@ async function startParts(
     cacheFolder: config.cache,
     storeFolder: config.data,
     storeMaxBytes: config.storeMaxBytes,
-    poolBytes: config.poolBytes,
+    poolBytes: poolBytes(config.poolBytes),
     maxRunningQueries: config.maxRunningQueries,
     maxQueryWaitMs: config.maxQueryWaitMs,
     maxSessions: config.maxSessions,

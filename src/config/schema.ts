@@ -42,7 +42,9 @@ export const configSchema = z.strictObject({
   ),
   device: choice(['auto', 'cpu', 'cuda']).describe('Device that runs the model.'),
   cache: text('a folder').describe('Folder of converted weights and downloads.'),
-  poolBytes: bytes(mebibyte).describe('Most bytes of contexts kept loaded in memory.'),
+  poolBytes: bytes(0).describe(
+    'Most bytes of contexts kept loaded in memory; 0: half of what is free.',
+  ),
   method: text('a scoring method').describe('Method of a PUT that names none.'),
   keepRatio: fraction.describe('Fraction of KV pairs kept by a PUT that names none.'),
   budget: text('a budget').describe('Budget of a PUT that names none.'),
@@ -84,8 +86,8 @@ export function defaultConfig(cacheFolder: string): Config {
     model: 'reader',
     device: 'auto',
     cache: cacheFolder,
-    // Leaves a machine of 4 GiB room for the model and for ingesting.
-    poolBytes: 1024 * mebibyte,
+    // The other half is for the model, for ingesting, and for the store's pages.
+    poolBytes: 0,
     // The paper's method at a ratio where answers stay as good as with the full cache.
     method: 'kvzip',
     keepRatio: 0.3,

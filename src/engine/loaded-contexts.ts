@@ -10,7 +10,7 @@ import { contextLengths, decodeRows, requireUnchanged } from './context-rows.ts'
 export interface LoadedContext {
   /** The rows of the keepRatio that was asked for. */
   readonly view: ContextView;
-  /** `host` if all these rows were in memory, `disk` if any was read, `none` if nothing is stored. */
+  /** `host`: all these rows were in memory; `disk`: some were read; `none`: nothing is stored. */
   readonly source: 'host' | 'disk' | 'none';
 }
 

@@ -50,9 +50,9 @@ interface Queued {
  * Who computes next: the scheduling policy of an engine, whole.
  *
  * *Admission.* At most `maxRunning` queries run. A place that gets free goes to the waiting query
- * whose tenant has the fewest running, then to the one whose context has the fewest, then to the one
- * that came first: neither a tenant nor a favourite document can keep the others out. Nobody waits
- * longer than `maxWaitMs`.
+ * whose tenant has the fewest running, then to the one whose context has the fewest, then to the
+ * one that came first: neither a tenant nor a favourite document can keep the others out. Nobody
+ * waits longer than `maxWaitMs`.
  *
  * *Rounds.* The device does one bounded call at a time. In a round it computes, in this order:
  * 1. a step: the next token of every running answer, all of them in one call. Answers join and
@@ -61,7 +61,7 @@ interface Queued {
  *    come first served; or as many tokens of one longer question;
  * 3. a piece of an ingestion (or of loading a context), if nothing of the above waits, or if steps
  *    and questions had at least as much time since the last piece as that took. So a large document
- *    takes at most half of the device from running answers, in bounded pieces, and is never starved.
+ *    takes at most half of the device from running answers, in bounded pieces, and never starves.
  */
 export class Scheduler implements Closeable {
   readonly #options: SchedulerOptions;

@@ -18,10 +18,10 @@ export interface DenseGraphOptions {
  * A graph of the first layers begins with the tokens, others with the state that the one before
  * left, `residual` and `normalized` `[1, T, hidden]`, and all but the last leave it.
  *
- * Inputs: `input_ids` or the state; `position_ids` `[1, T]`; `last_row` int32 `[1]` = rows after the call − 1;
- * `total_rows` int32 `[1]`; `past_key.l`, `past_value.l`. With `score` also int64 `[1]`
- * `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`, and `mask` float32 `[T, T]`,
- * 0 on and below the diagonal and a large negative number above.
+ * Inputs: `input_ids` or the state; `position_ids` `[1, T]`; `last_row` int32 `[1]` = rows after
+ * the call − 1; `total_rows` int32 `[1]`; `past_key.l`, `past_value.l`. With `score` also int64
+ * `[1]` `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`, and `mask` float32
+ * `[T, T]`, 0 on and below the diagonal and a large negative number above.
  * Outputs: `present_key.l`, `present_value.l`; `residual_out` and `normalized_out`; with `score`
  * `scores.l` `[kvHeads, chunk]`; with `predict` and the last layer `predictions` int64 `[1, T]`.
  */

@@ -12,18 +12,23 @@ export interface QueryGraphOptions {
  * meet all queries of all its requests in one product. Each request's own tokens, its tail, are
  * attended to apart, and the two parts are merged by the sums of their softmaxes.
  *
- * With R requests of at most T tokens each, N tokens in all:
- * Inputs: `input_ids`, `position_ids` int64 `[1, N]`, request after request; `tail_shape` int64
- * `[R, T, −1]`, which the tails' attention pads the tokens to: `tail_tokens` int64 `[R · T]`, the
- * token in each of its places (any one where there is none), and `token_places` int64 `[N]`, the
- * place of each token; `tail_last_rows` int32 `[R]` = each tail's rows after the call − 1; `tail_rows`
- * int32 `[1]` = S, at least the longest tail; `tail_mask` bool `[R, 1, T, S]`, the tail rows that a
- * token sees; per layer `tail_key.l` and `tail_value.l` `[R, kvHeads, capacity, headDim]`, bound as
- * present too: tokens are appended in place; `absent` float32 `[layers, N, queryHeads]`: 0, or a
- * large negative number where a context has no rows for a head; per context `c`, layer and KV head
- * `context_key.c.l.h`, `context_value.c.l.h` `[rows, headDim]`; `last_tokens` int64 `[R]`. With
- * several contexts also `context_order` int64 `[N]`, the tokens sorted by context, `request_order`
- * int64 `[N]`, the inverse, and `context_queries` int64 `[contexts]`, rows of queries on each.
+ * With R requests of at most T tokens each, N tokens in all, inputs are:
+ * - `input_ids`, `position_ids` int64 `[1, N]`, request after request;
+ * - `tail_shape` int64 `[R, T, −1]`, which the tails' attention pads the tokens to: `tail_tokens`
+ *   int64 `[R · T]`, the token in each of its places (any one where there is none), and
+ *   `token_places` int64 `[N]`, the place of each token;
+ * - `tail_last_rows` int32 `[R]` = each tail's rows after the call − 1; `tail_rows` int32 `[1]` = S,
+ *   at least the longest tail; `tail_mask` bool `[R, 1, T, S]`, the tail rows that a token sees;
+ * - per layer `tail_key.l` and `tail_value.l` `[R, kvHeads, capacity, headDim]`, bound as present
+ *   too: tokens are appended in place;
+ * - per context `c`, layer and KV head `context_key.c.l.h`, `context_value.c.l.h`
+ *   `[rows, headDim]`; `absent` float32 `[layers, N, queryHeads]`: 0, or a large negative number
+ *   where a context has no rows for a head;
+ * - `last_tokens` int64 `[R]`, each request's last token;
+ * - with several contexts `context_order` int64 `[N]`, the tokens sorted by context,
+ *   `request_order` int64 `[N]`, the inverse, and `context_queries` int64 `[contexts]`, rows of
+ *   queries on each.
+ *
  * Outputs: `tail_…_out` of the same, and `logits` float32 `[1, R, vocabulary]`.
  *
  * A request's result does not depend on the others, to the last bit: rows do not meet in any

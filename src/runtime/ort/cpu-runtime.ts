@@ -180,8 +180,8 @@ class OrtCpuRuntime implements Runtime {
 }
 
 /**
- * Layers of one piece of work: a slice of 256 tokens takes two layers about as long as a decode step
- * takes all of them, so that running answers hardly feel a document being read.
+ * Layers of one piece of work: a slice of 256 tokens takes two layers about as long as a decode
+ * step takes all of them, so that running answers hardly feel a document being read.
  */
 const pieceLayers = 2;
 

@@ -1,0 +1,21 @@
+import { freemem } from 'node:os';
+
+/** Fewer contexts than fit into this are not worth keeping. */
+const leastBytes = 256 * 2 ** 20;
+
+/**
+ * Memory for loaded contexts: what is configured or, for 0, half of what is free now, in this
+ * process's container if it is in one.
+ * @param freeBytes for tests
+ */
+export function poolBytes(configured: number, freeBytes = availableBytes()): number {
+  if (configured > 0) return configured;
+  return Math.max(leastBytes, Math.floor(freeBytes / 2));
+}
+
+/** A container's bound counts only if it has one: without, Node says 0 or more than there is. */
+function availableBytes(): number {
+  const bound = process.constrainedMemory();
+  const free = freemem();
+  return bound > 0 ? Math.min(free, bound - process.memoryUsage.rss()) : free;
+}
