@@ -8,6 +8,7 @@ import { describeMachine, machineLine } from './machine.ts';
 import { markdownTable } from './markdown.ts';
 import { parseBenchOptions, type BenchOptions, type PartName } from './options.ts';
 import type { Part, PartReport, PartSetup } from './part.ts';
+import { batching } from './parts/batching.ts';
 import { quality } from './parts/quality.ts';
 import { reconstruction } from './parts/reconstruction.ts';
 import { size } from './parts/size.ts';
@@ -15,7 +16,13 @@ import { speed } from './parts/speed.ts';
 
 /** `npm run bench`: markdown on stdout, progress on stderr, the figures in a JSON file. */
 
-const parts: Readonly<Record<PartName, Part>> = { quality, reconstruction, size, speed };
+const parts: Readonly<Record<PartName, Part>> = {
+  quality,
+  reconstruction,
+  size,
+  speed,
+  batching,
+};
 
 async function bench(options: BenchOptions): Promise<void> {
   const machine = describeMachine();

@@ -40,7 +40,7 @@ const storeMaxBytes = 16 * 2 ** 30;
 /** Room for a dozen contexts of a short document, loaded side by side. */
 const engineLimits = {
   poolBytes: 2 * 2 ** 30,
-  maxRunningQueries: 1,
+  maxRunningQueries: 16,
   maxQueryWaitMs: 3_600_000,
   maxSessions: 0,
 };

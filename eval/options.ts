@@ -3,7 +3,7 @@ import { ReadonceError } from '../src/core/errors.ts';
 import { documentsPath } from './datasets.ts';
 
 /** The parts of the benchmark, in the order they run. */
-export const partNames = ['quality', 'reconstruction', 'size', 'speed'] as const;
+export const partNames = ['quality', 'reconstruction', 'size', 'speed', 'batching'] as const;
 export type PartName = (typeof partNames)[number];
 
 export interface BenchOptions {

@@ -17,8 +17,9 @@ export interface QueryGraphOptions {
  * - `tail_shape` int64 `[R, T, −1]`, which the tails' attention pads the tokens to: `tail_tokens`
  *   int64 `[R · T]`, the token in each of its places (any one where there is none), and
  *   `token_places` int64 `[N]`, the place of each token;
- * - `tail_last_rows` int32 `[R]` = each tail's rows after the call − 1; `tail_rows` int32 `[1]` = S,
- *   at least the longest tail; `tail_mask` bool `[R, 1, T, S]`, the tail rows that a token sees;
+ * - `tail_last_rows` int32 `[R]` = each tail's rows after the call − 1; `tail_rows` int32 `[1]`
+ *   = S, at least the longest tail; `tail_mask` bool `[R, 1, T, S]`, the tail rows that a token
+ *   sees;
  * - per layer `tail_key.l` and `tail_value.l` `[R, kvHeads, capacity, headDim]`, bound as present
  *   too: tokens are appended in place;
  * - per context `c`, layer and KV head `context_key.c.l.h`, `context_value.c.l.h`
