@@ -26,7 +26,7 @@ import { listContexts } from './list.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
-import { makeRoom } from './quota.ts';
+import { hasRoom, makeRoom } from './quota.ts';
 import { readPairs, readRanking, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
 import { removeContext } from './remove.ts';
@@ -121,8 +121,10 @@ class LmdbStore implements ContextStore {
         pieceBytes: this.#pieceBytes,
         makeRoom: (pages) => {
           sweepUnfinished(this.#env, this.#clock);
+          sweepExpired(this.#env, this.#clock);
           this.#makeRoom(pages);
         },
+        hasRoom: (pages) => hasRoom({ env: this.#env, maxBytes: this.#maxBytes }, pages),
         warn: this.#warn,
       },
       write,
