@@ -8,7 +8,7 @@ import {
 } from './frame.ts';
 import type { Snapshot, Table } from './environment.ts';
 import { pieceKey, pieceKeyByteLength } from './keys.ts';
-import { pageBytes } from './lmdb-file.ts';
+import { pageBytes } from './lmdb-pages.ts';
 
 /** Bytes that LMDB puts before a value which fills pages of its own. */
 const overflowHeaderBytes = 24;

@@ -1,7 +1,7 @@
 import type { Clock } from '../src/core/clock.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import type { Environment } from './environment.ts';
-import { pageBytes } from './lmdb-file.ts';
+import { pageBytes } from './lmdb-pages.ts';
 import { readFootprints, type Footprint } from './footprints.ts';
 import { readQuarantine } from './quarantine-records.ts';
 import { purge } from './quarantine.ts';
