@@ -63,6 +63,10 @@ export async function importContext(
     const rowBytes = checkTarget(record, target);
     const tokens = await readTokens(source, record);
     checkIdentity(record, tokens);
+    if (intactContext(target.store, ownerOf(record, tokens, target).id) === undefined) {
+      // The file waits beside the store, outside its quota: it is not taken in for nothing.
+      target.store.requireRoom(contentBytes(record, rowBytes));
+    }
     const file = { record, labels, rowBytes, tokens };
     const spool = await Spool.create(target.store.folder);
     try {
@@ -113,6 +117,17 @@ async function readTokens(source: ByteSource, record: ContextRecord): Promise<To
   };
 }
 
+/** Rows of all kinds, bytes: a little less than the store will take for them. */
+function contentBytes(record: ContextRecord, rowBytes: number): number {
+  const heads = [...record.pairCounts.keys()];
+  const runs = [
+    tokensRun(record),
+    ...heads.map((head) => rankingRun(record, head)),
+    ...heads.map((head) => pairsRun(record, head, rowBytes)),
+  ];
+  return runs.reduce((sum, run) => sum + run.rows * run.rowBytes, 0);
+}
+
 function identityOf(record: ContextRecord, tokens: TokenIds, tenant: string): ContextIdentity {
   return {
     tenantSalt: tenant,
@@ -122,6 +137,12 @@ function identityOf(record: ContextRecord, tokens: TokenIds, tenant: string): Co
     methodVersion: record.methodVersion,
     chunkTokens: record.chunkTokens,
   };
+}
+
+/** What the record says of whose it is: where tenants have salts, the ids depend on it. */
+function ownerOf(record: ContextRecord, tokens: TokenIds, { tenant }: ImportTarget) {
+  const identity = identityOf(record, tokens, tenant);
+  return { id: contextId(identity), family: familyId(identity), tenant };
 }
 
 /** The id is a hash of what the context was made from: nobody can give a file another's id. */
@@ -177,14 +198,13 @@ async function spoolRuns(
 }
 
 async function storeContext(
-  { store, tenant, usage }: ImportTarget,
+  target: ImportTarget,
   file: VerifiedFile,
   signal: AbortSignal | undefined,
 ): Promise<ImportedContext> {
+  const { store, usage } = target;
   const { labels, rowBytes, tokens } = file;
-  const identity = identityOf(file.record, tokens, tenant);
-  const owner = { id: contextId(identity), family: familyId(identity), tenant };
-  const record = { ...file.record, ...owner };
+  const record = { ...file.record, ...ownerOf(file.record, tokens, target) };
   const found = intactContext(store, record.id);
   if (found !== undefined) return { stored: found, reused: true };
   const write: ContextWrite = {
