@@ -18,8 +18,8 @@ export function holdsStore(folder: string): boolean {
 const meta = { offset: 24, magic: 0xbeefc0de, version: 2, pages: 2 } as const;
 
 /**
- * Fails if a folder's data file was not made by LMDB, or was cut off. LMDB notices the one, too, but
- * lmdb-js then ends the process, as the system does for the other. Changes nothing.
+ * Fails if a folder's data file was not made by LMDB, or was cut off. LMDB notices the one, too,
+ * but lmdb-js then ends the process, as the system does for the other. Changes nothing.
  * @throws ReadonceError `unsupported`
  */
 export function requireLmdbFile(folder: string): void {

@@ -38,7 +38,7 @@ export interface WriteDeps {
   readonly clock: Clock;
   /** Makes room for that many pages, or throws `storage_full`. */
   readonly makeRoom: (pages: number) => void;
-  /** Whether there is room for that many pages, as the write transaction it is called in sees it. */
+  /** Whether there is room for that many pages, as the present write transaction sees it. */
   readonly hasRoom: (pages: number) => boolean;
   readonly warn: (fields: Readonly<Record<string, unknown>>, message: string) => void;
 }

@@ -15,8 +15,8 @@ import { encodeManifest, excessOf } from './manifest.ts';
  * A stored context as a file (PORTABLE.md), in parts of at most 1 MiB, read as they are asked for:
  * nothing of the store is held between two parts, however slowly they are taken. The same context
  * gives the same bytes, whatever the store's piece size.
- * @throws ReadonceError `not_found` (also when it is deleted or replaced meanwhile), `corrupt_record`,
- *   `unsupported` for a context larger than files may be
+ * @throws ReadonceError `not_found` (also when it is deleted or replaced meanwhile),
+ *   `corrupt_record`, `unsupported` for a context larger than files may be
  */
 export async function* exportContext(store: ContextStore, id: string): AsyncGenerator<Uint8Array> {
   const digest = createHash('sha256');
