@@ -2,7 +2,7 @@ import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, renameSync, rmSync
 import { join } from 'node:path';
 import { ReadonceError } from '../src/core/errors.ts';
 import { openEnvironment, type Environment } from './environment.ts';
-import { dataFile, holdsStore } from './lmdb-file.ts';
+import { dataFile, holdsStore, requireLmdbFile } from './lmdb-file.ts';
 import { takeSoleUse } from './sole-use.ts';
 
 /** See `ContextStore.compactTo`. */
@@ -44,11 +44,11 @@ export async function compactStore(folder: string): Promise<Compaction> {
       details: { folder },
     });
   }
+  requireLmdbFile(folder);
   const sole = takeSoleUse(folder);
-  const work = join(folder, 'compaction');
+  const work = join(folder, workFolder);
   try {
-    // Left by a compaction that was interrupted.
-    rmSync(work, { recursive: true, force: true });
+    removeLeftCompaction(folder);
     const bytesBefore = await copyLinked(folder, work);
     sole.invalidateLockFile();
     renameSync(join(work, 'target', dataFile), join(folder, dataFile));
@@ -59,9 +59,20 @@ export async function compactStore(folder: string): Promise<Compaction> {
     await env.close();
     return { bytesBefore, bytesAfter };
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    removeLeftCompaction(folder);
     sole.end();
   }
+}
+
+/** In a store's folder: what a compaction works in. */
+const workFolder = 'compaction';
+
+/**
+ * Removes what a compaction left that was interrupted: half a copy, or all of the old file. Call
+ * with the store open, or in sole use: then none goes on.
+ */
+export function removeLeftCompaction(folder: string): void {
+  rmSync(join(folder, workFolder), { recursive: true, force: true });
 }
 
 /**

@@ -175,6 +175,12 @@ export interface ContextStore {
    */
   write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext>;
   /**
+   * Fails early for what a write would fail for later: that many bytes more would not fit the quota
+   * even without every context that may be removed. Removes none.
+   * @throws ReadonceError `storage_full`
+   */
+  requireRoom(bytes: number): void;
+  /**
    * Rows of a head, piece by piece in rank order: only the pieces that hold them are touched.
    * `keys` and `values` of a piece are valid until the iterator advances or the process reads the
    * store again, whichever comes first: decode or copy them before anything else. Both begin at an
@@ -195,8 +201,8 @@ export interface ContextStore {
   /** Removes a context; false if it was not there. */
   delete(id: string): Promise<boolean>;
   /**
-   * Removes what interrupted writes and removals of dead processes left behind, and contexts that
-   * expired more than a day ago; keeps the quota. Run at start-up.
+   * Removes what interrupted writes, removals and compactions of dead processes left behind, and
+   * contexts that expired more than a day ago; keeps the quota. Run at start-up.
    * @returns how many contexts were unfinished
    */
   sweep(): Promise<number>;

@@ -5,7 +5,8 @@ import { open, type Database, type RootDatabase } from 'lmdb';
 import { assert } from '../src/core/assert.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import { formatVersion } from '../src/core/identity.ts';
-import { dataFile, pageBytes, requireLmdbFile } from './lmdb-file.ts';
+import { dataFile, requireLmdbFile } from './lmdb-file.ts';
+import { pageBytes } from './lmdb-pages.ts';
 
 /** Address space for the map, not memory or disk. Ample, so that no process ever has to remap. */
 const mapBytes = 2 ** 40;

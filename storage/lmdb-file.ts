@@ -1,9 +1,7 @@
 import { closeSync, existsSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { ReadonceError } from '../src/core/errors.ts';
-
-/** Bytes of an LMDB page; all figures in FORMAT.md are for this size. */
-export const pageBytes = 4096;
+import { isCutOff, pageBytes } from './lmdb-pages.ts';
 
 /** The file of a store that holds everything. */
 export const dataFile = 'data.mdb';
@@ -20,8 +18,8 @@ export function holdsStore(folder: string): boolean {
 const meta = { offset: 24, magic: 0xbeefc0de, version: 2, pages: 2 } as const;
 
 /**
- * Fails if a folder's data file was not made by LMDB. LMDB notices, too, but lmdb-js then ends the
- * process.
+ * Fails if a folder's data file was not made by LMDB, or was cut off. LMDB notices the one, too,
+ * but lmdb-js then ends the process, as the system does for the other. Changes nothing.
  * @throws ReadonceError `unsupported`
  */
 export function requireLmdbFile(folder: string): void {
@@ -31,14 +29,23 @@ export function requireLmdbFile(folder: string): void {
   try {
     const bytes = readSync(file, head, 0, head.byteLength, 0);
     // Another process may just have created it.
-    if (bytes === 0 || (bytes === head.byteLength && isLmdb(head))) return;
+    if (bytes === 0) return;
+    if (bytes < head.byteLength || !isLmdb(head)) {
+      throw unusable(folder, `its ${dataFile} is something else, or damaged at its beginning`);
+    }
+    if (isCutOff(file)) {
+      throw unusable(folder, `its ${dataFile} was cut off: pages behind its end are in use`);
+    }
   } finally {
     closeSync(file);
   }
-  throw new ReadonceError(
+}
+
+function unusable(folder: string, reason: string): ReadonceError {
+  return new ReadonceError(
     'unsupported',
-    `Expected a context store in ${folder} but its ${dataFile} is something else, or damaged at ` +
-      'its beginning; use another folder, or restore it from a copy',
+    `Expected a context store in ${folder} but ${reason}; use another folder, or restore it from ` +
+      'a copy',
     { details: { folder } },
   );
 }

@@ -2,7 +2,7 @@ import { systemClock, type Clock } from '../src/core/clock.ts';
 import type { ContextUsage, StoredContext } from '../src/core/context.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import { findContext, putUsage } from './catalogue.ts';
-import { copyCompacted } from './compact.ts';
+import { copyCompacted, removeLeftCompaction } from './compact.ts';
 import type {
   Collected,
   ContextStore,
@@ -26,7 +26,7 @@ import { isListed, listContexts } from './list.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
-import { makeRoom } from './quota.ts';
+import { hasRoom, makeRoom, requireRoom } from './quota.ts';
 import { readPairs, readRanking, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
 import { removeContext } from './remove.ts';
@@ -130,13 +130,19 @@ class LmdbStore implements ContextStore {
         pieceBytes: this.#pieceBytes,
         makeRoom: (pages) => {
           sweepUnfinished(this.#env, this.#clock);
+          sweepExpired(this.#env, this.#clock);
           this.#makeRoom(pages);
         },
+        hasRoom: (pages) => hasRoom(this.#quotaDeps, pages),
         warn: this.#warn,
       },
       write,
       signal,
     );
+  }
+
+  requireRoom(bytes: number): void {
+    requireRoom(this.#quotaDeps, bytes);
   }
 
   readPairs(id: string, head: number, range: RowRange = {}): Iterable<HeadPairs> {
@@ -215,6 +221,11 @@ class LmdbStore implements ContextStore {
     return { env: this.#env, clock: this.#clock };
   }
 
+  get #quotaDeps() {
+    const info: StoreLog['info'] = (fields, message) => this.#log.info(fields, message);
+    return { env: this.#env, clock: this.#clock, maxBytes: this.#maxBytes, info };
+  }
+
   readonly #warn: StoreLog['warn'] = (fields, message) => this.#log.warn(fields, message);
 
   /** A full disk, or pinned contexts above the quota, keep nobody from reading what is stored. */
@@ -229,6 +240,7 @@ class LmdbStore implements ContextStore {
   }
 
   #sweep(): Pick<Collected, 'unfinished' | 'expired'> {
+    removeLeftCompaction(this.folder);
     const unfinished = sweepUnfinished(this.#env, this.#clock);
     const expired = sweepExpired(this.#env, this.#clock);
     sweepIndex(this.#env);
@@ -238,7 +250,6 @@ class LmdbStore implements ContextStore {
 
   #makeRoom(pages: number): void {
     this.#recent.flush();
-    const info: StoreLog['info'] = (fields, message) => this.#log.info(fields, message);
-    makeRoom({ env: this.#env, clock: this.#clock, maxBytes: this.#maxBytes, info }, pages);
+    makeRoom(this.#quotaDeps, pages);
   }
 }

@@ -8,7 +8,7 @@ import {
 } from './frame.ts';
 import type { Snapshot, Table } from './environment.ts';
 import { pieceKey, pieceKeyByteLength } from './keys.ts';
-import { pageBytes } from './lmdb-file.ts';
+import { pageBytes } from './lmdb-pages.ts';
 
 /** Bytes that LMDB puts before a value which fills pages of its own. */
 const overflowHeaderBytes = 24;
@@ -66,10 +66,22 @@ export function runPages(run: Run, pieceBytes: number): number {
   if (pieces === 0) return 0;
   const fullRows = rowsPerPiece(pieceBytes, run.rowBytes);
   const lastRows = run.rows - (pieces - 1) * fullRows;
-  const pagesOf = (rows: number): number =>
-    Math.ceil((overflowHeaderBytes + frameHeaderBytes + rows * run.rowBytes) / pageBytes);
-  const keyPages = Math.ceil(pieces / keysPerPage);
-  return (pieces - 1) * pagesOf(fullRows) + pagesOf(lastRows) + keyPages;
+  const pagesOf = (rows: number): number => valuePages(frameHeaderBytes + rows * run.rowBytes);
+  return (pieces - 1) * pagesOf(fullRows) + pagesOf(lastRows) + keyPages(pieces);
+}
+
+/** An upper bound of the pages that some pieces take, as `runPages` of a whole run. */
+export function piecesPages(pieces: readonly Piece[]): number {
+  const ofValues = pieces.reduce((sum, { value }) => sum + valuePages(value.byteLength), 0);
+  return ofValues + keyPages(pieces.length);
+}
+
+function valuePages(valueBytes: number): number {
+  return Math.ceil((overflowHeaderBytes + valueBytes) / pageBytes);
+}
+
+function keyPages(pieces: number): number {
+  return Math.ceil(pieces / keysPerPage);
 }
 
 /** Keys that a half-full leaf page surely holds. */

@@ -1,10 +1,8 @@
 import type { Clock } from '../src/core/clock.ts';
-import type { StoredContext } from '../src/core/context.ts';
 import { ReadonceError } from '../src/core/errors.ts';
-import { findContext, intact } from './catalogue.ts';
-import type { Environment, Snapshot } from './environment.ts';
-import { idOfKey } from './keys.ts';
-import { pageBytes } from './lmdb-file.ts';
+import type { Environment } from './environment.ts';
+import { pageBytes } from './lmdb-pages.ts';
+import { readFootprints, type Footprint } from './footprints.ts';
 import { readQuarantine } from './quarantine-records.ts';
 import { purge } from './quarantine.ts';
 import { removeContext } from './remove.ts';
@@ -18,6 +16,14 @@ export interface QuotaDeps {
   readonly info: (fields: Readonly<Record<string, unknown>>, message: string) => void;
 }
 
+/** Whether `pages` more pages fit the quota; within a write transaction, as that sees the store. */
+export function hasRoom(
+  { env, maxBytes }: Pick<QuotaDeps, 'env' | 'maxBytes'>,
+  pages: number,
+): boolean {
+  return maxBytes === undefined || env.usedBytes() + pages * pageBytes <= maxBytes;
+}
+
 /**
  * Removes until `pages` more pages fit the quota: what is in quarantine first, the longest kept
  * before the others, then expired contexts, then the least recently used; pinned ones never.
@@ -28,61 +34,74 @@ export function makeRoom({ env, clock, maxBytes, info }: QuotaDeps, pages: numbe
   if (maxBytes === undefined) return;
   const neededBytes = pages * pageBytes;
   const missingBytes = (): number => env.usedBytes() + neededBytes - maxBytes;
-  if (missingBytes() <= 0) return;
-  const candidates = removable(env, clock);
-  const removableBytes = candidates.reduce((sum, { bytes }) => sum + bytes, 0);
-  if (missingBytes() > removableBytes) {
-    throw new ReadonceError(
-      'storage_full',
-      `Expected room for ${neededBytes} bytes in a store of at most ${maxBytes} but removing every ` +
-        `context that is not pinned would not make it; raise the limit or unpin contexts`,
-      { details: { neededBytes, maxBytes, usedBytes: env.usedBytes(), removableBytes } },
-    );
+  // More than once only if others pin, or write, what was to go.
+  while (missingBytes() > 0) {
+    const candidates = removable(env, clock);
+    const removableBytes = candidates.reduce((sum, { bytes }) => sum + bytes, 0);
+    if (missingBytes() > removableBytes)
+      throw noRoom({ env, maxBytes, neededBytes, removableBytes });
+    for (const { contextId, quarantined, remove } of candidates) {
+      if (missingBytes() <= 0) return;
+      if (remove()) info({ contextId, quarantined }, 'removed a context to make room');
+    }
   }
-  for (const { contextId, quarantined, remove } of candidates) {
-    if (missingBytes() <= 0) return;
-    remove();
-    info({ contextId, quarantined }, 'removed a context to make room');
-  }
+}
+
+/**
+ * Fails if `bytes` more would not fit the quota even if everything went that may go; removes
+ * nothing.
+ * @throws ReadonceError `storage_full`
+ */
+export function requireRoom({ env, clock, maxBytes }: QuotaDeps, bytes: number): void {
+  if (maxBytes === undefined || env.usedBytes() + bytes <= maxBytes) return;
+  const removableBytes = removable(env, clock).reduce((sum, removed) => sum + removed.bytes, 0);
+  if (env.usedBytes() + bytes - maxBytes <= removableBytes) return;
+  throw noRoom({ env, maxBytes, neededBytes: bytes, removableBytes });
+}
+
+function noRoom(options: {
+  readonly env: Environment;
+  readonly maxBytes: number;
+  readonly neededBytes: number;
+  readonly removableBytes: number;
+}): ReadonceError {
+  const { env, maxBytes, neededBytes, removableBytes } = options;
+  return new ReadonceError(
+    'storage_full',
+    `Expected room for ${neededBytes} bytes in a store of at most ${maxBytes} but removing every ` +
+      `context that is not pinned would not make it; raise the limit or unpin contexts`,
+    { details: { neededBytes, maxBytes, usedBytes: env.usedBytes(), removableBytes } },
+  );
 }
 
 interface Removable {
   readonly contextId: string;
   readonly quarantined: boolean;
   readonly bytes: number;
-  readonly remove: () => void;
+  /** False if it went or was pinned meanwhile. */
+  readonly remove: () => boolean;
 }
 
 /** What may go, in the order in which it goes. */
 function removable(env: Environment, clock: Clock): Removable[] {
   const nowMs = clock.nowMs();
-  const expired = ({ usage }: StoredContext): number =>
-    usage.expiresAtMs !== null && usage.expiresAtMs <= nowMs ? 0 : 1;
-  const contexts = env
-    .read((snapshot) => readableContexts(env, snapshot))
-    .filter(({ usage }) => !usage.pinned)
-    .sort((a, b) => expired(a) - expired(b) || a.usage.lastUsedAtMs - b.usage.lastUsedAtMs);
+  const expired = ({ expiresAtMs }: Footprint): number =>
+    expiresAtMs !== null && expiresAtMs <= nowMs ? 0 : 1;
+  const contexts = readFootprints(env)
+    .intact.filter(({ pinned }) => !pinned)
+    .toSorted((a, b) => expired(a) - expired(b) || a.lastUsedAtMs - b.lastUsedAtMs);
   return [
     ...readQuarantine(env).map((found) => ({
       contextId: found.id,
       quarantined: true,
       bytes: found.bytes,
-      remove: () => void purge({ env, clock }, found),
+      remove: () => purge({ env, clock }, found),
     })),
-    ...contexts.map(({ record: { id }, diskBytes }) => ({
+    ...contexts.map(({ id, diskBytes }) => ({
       contextId: id,
       quarantined: false,
       bytes: diskBytes,
-      remove: () => void removeContext(env, clock, id),
+      remove: () => removeContext(env, clock, id, ({ pinned }) => !pinned),
     })),
   ];
-}
-
-/** Every context whose records are intact. Inside a write transaction leave `snapshot` out. */
-export function readableContexts(env: Environment, snapshot?: Snapshot): StoredContext[] {
-  const view = snapshot === undefined ? {} : { transaction: snapshot };
-  const keys = Array.from(env.tables.catalogue.getKeys({ start: Buffer.from([0]), ...view }));
-  return keys.flatMap(
-    (key) => intact(() => findContext(env, idOfKey(key), snapshot)?.stored) ?? [],
-  );
 }

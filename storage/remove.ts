@@ -1,6 +1,7 @@
 import type { Clock } from '../src/core/clock.ts';
+import type { ContextUsage } from '../src/core/context.ts';
 import { contextIdPattern } from '../src/core/identity.ts';
-import { removeFromCatalogue } from './catalogue.ts';
+import { findContext, intact, removeFromCatalogue } from './catalogue.ts';
 import type { Environment } from './environment.ts';
 import { liveGeneration, pieceKeyRange, pieceTables } from './generations.ts';
 import { idBytes } from './keys.ts';
@@ -12,12 +13,20 @@ const keysPerTransaction = 4096;
 /**
  * Removes a context: at once from the catalogue, then piece by piece. What is interrupted between
  * is invisible, and the sweep ends it. A context with a broken record is removed too.
- * @returns false if it was not there
+ * @param mayGo asked when nobody can change the usage any more; default: always
+ * @returns false if it was not there, or may not go
  */
-export function removeContext(env: Environment, clock: Clock, id: string): boolean {
+export function removeContext(
+  env: Environment,
+  clock: Clock,
+  id: string,
+  mayGo: (usage: ContextUsage) => boolean = () => true,
+): boolean {
   if (!contextIdPattern.test(id)) return false;
   const claim = env.transact(() => {
     if (env.tables.catalogue.get(idBytes(id)) === undefined) return undefined;
+    const usage = intact(() => findContext(env, id)?.stored.usage);
+    if (usage !== undefined && !mayGo(usage)) return undefined;
     const generation = liveGeneration(env, id);
     removeFromCatalogue(env, id);
     return putMark(env, { id, generation }, clock.nowMs());

@@ -1,4 +1,5 @@
 import type { Clock } from '../src/core/clock.ts';
+import type { StoredContext } from '../src/core/context.ts';
 import { findContext, indexKeys, intact, putIndexKey, type IndexKey } from './catalogue.ts';
 import type { Environment, Snapshot } from './environment.ts';
 import { liveGeneration, storedGenerations } from './generations.ts';
@@ -11,7 +12,6 @@ import {
   type Generation,
 } from './keys.ts';
 import { quarantinedGenerations } from './quarantine-records.ts';
-import { readableContexts } from './quota.ts';
 import { finishRemoval, removeContext } from './remove.ts';
 import { isBeingWorkedOn, markedGenerations, putMark, type Claim } from './unfinished.ts';
 
@@ -49,9 +49,14 @@ export function sweepExpired(env: Environment, clock: Clock): number {
     return ids;
   });
   return due.filter((id) => {
-    const usage = intact(() => env.read((view) => findContext(env, id, view)?.stored.usage));
-    const expiresAtMs = usage?.expiresAtMs ?? null;
-    return expiresAtMs !== null && expiresAtMs < limitMs && removeContext(env, clock, id);
+    const found = intact(() => env.read((view) => findContext(env, id, view)));
+    if (found === undefined) return false;
+    return removeContext(
+      env,
+      clock,
+      id,
+      ({ expiresAtMs }) => expiresAtMs !== null && expiresAtMs < limitMs,
+    );
   }).length;
 }
 
@@ -86,6 +91,15 @@ function indexFaults(env: Environment, snapshot?: Snapshot): IndexFaults {
     }
   }
   return { missing: [...missing.values()], wrong };
+}
+
+/** Every context whose records are intact. Inside a write transaction leave `snapshot` out. */
+function readableContexts(env: Environment, snapshot?: Snapshot): StoredContext[] {
+  const view = snapshot === undefined ? {} : { transaction: snapshot };
+  const keys = Array.from(env.tables.catalogue.getKeys({ start: Buffer.from([0]), ...view }));
+  return keys.flatMap(
+    (key) => intact(() => findContext(env, idOfKey(key), snapshot)?.stored) ?? [],
+  );
 }
 
 function nameOf({ table, key }: IndexKey): string {

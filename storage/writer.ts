@@ -7,10 +7,10 @@ import { tokenBytes } from '../src/core/identity.ts';
 import { headCount } from '../src/core/kv-layout.ts';
 import { findContext, intact, putContext, type ContextSizes } from './catalogue.ts';
 import type { ContextWrite, Fault } from './context-store.ts';
-import type { Environment, Table } from './environment.ts';
+import type { Commit, Environment, Table } from './environment.ts';
 import { faultOf } from './fault.ts';
 import { nextGeneration } from './generations.ts';
-import { cutPieces, runBytes, runPages, type Piece, type Run } from './pieces.ts';
+import { cutPieces, piecesPages, runBytes, runPages, type Piece, type Run } from './pieces.ts';
 import { quarantineContext } from './quarantine.ts';
 import { finishRemoval } from './remove.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
@@ -38,6 +38,8 @@ export interface WriteDeps {
   readonly clock: Clock;
   /** Makes room for that many pages, or throws `storage_full`. */
   readonly makeRoom: (pages: number) => void;
+  /** Whether there is room for that many pages, as the present write transaction sees it. */
+  readonly hasRoom: (pages: number) => boolean;
   readonly warn: (fields: Readonly<Record<string, unknown>>, message: string) => void;
 }
 
@@ -59,8 +61,7 @@ export async function writeContext(
     const claimed = { ...plan, generation, allocate: slab.allocate };
     await putPieces(deps, { claim, slab, pieces: allPieces(env, write, claimed) }, signal);
     const record = { ...write.record, timings: write.timings() };
-    return env.transact(() => {
-      requireMark(env, claim);
+    return transactInRoom(deps, { claim, pages: recordPages, commit: 'durable' }, () => {
       putContext(env, { record, generation, sizes: plan.sizes }, write.usage);
       removeMark(env, claim);
       return defined(findContext(env, id), 'the context just written').stored;
@@ -85,6 +86,9 @@ interface WritePlan {
 
 /** Pages for the records, their tables, and what LMDB copies while it writes. */
 const sparePages = 64;
+
+/** As many of them as the last transaction may need. */
+const recordPages = sparePages / 2;
 
 function planWrite(write: ContextWrite, pieceBytes: number): WritePlan {
   const { record } = write;
@@ -207,19 +211,38 @@ interface PieceBatch {
   readonly slab: Slab;
 }
 
+/**
+ * Runs `action` in a transaction of the write, and only with room for `pages` in it: what was made
+ * before the first one may have been taken by others, who write at the same time.
+ */
+function transactInRoom<T>(
+  deps: WriteDeps,
+  options: { readonly claim: Claim; readonly pages: number; readonly commit: Commit },
+  action: () => T,
+): T {
+  const { claim, pages, commit } = options;
+  for (;;) {
+    const done = deps.env.transact(() => {
+      requireMark(deps.env, claim);
+      return deps.hasRoom(pages) ? { result: action() } : undefined;
+    }, commit);
+    if (done !== undefined) return done.result;
+    deps.makeRoom(pages);
+  }
+}
+
 /** Stores pieces in order, in transactions of bounded size; other work gets a turn in between. */
 async function putPieces(
-  { env }: WriteDeps,
+  deps: WriteDeps,
   { claim, pieces, slab }: PieceBatch,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   let waiting: TablePiece[] = [];
   let waitingBytes = 0;
   const flush = async (): Promise<void> => {
-    env.transact(() => {
-      requireMark(env, claim);
+    transactInRoom(deps, { claim, pages: piecesPages(waiting), commit: 'ordered' }, () => {
       for (const { table, key, value } of waiting) table.putSync(key, value);
-    }, 'ordered');
+    });
     waiting = [];
     waitingBytes = 0;
     slab.reset();

@@ -55,9 +55,12 @@ function statsCommand(output: Output): CliCommand {
     description: 'What the store holds and takes on disk',
     args: storeArgs,
     run: async ({ args }) => {
-      const stats = await withStore(args, async (store) => store.stats());
+      const { stats, inQuarantine } = await withStore(args, async (store) => ({
+        stats: store.stats(),
+        inQuarantine: store.listQuarantined(),
+      }));
       if (args.json === true) {
-        output.out(`${JSON.stringify(stats)}\n`);
+        output.out(`${JSON.stringify({ ...stats, inQuarantine })}\n`);
         return;
       }
       const { quarantined } = stats;
@@ -71,6 +74,8 @@ function statsCommand(output: Output): CliCommand {
         ['file', '', `${formatBytes(stats.fileBytes)}, ${stats.fragmentation.toFixed(2)} × used`],
       ];
       output.out(formatTable(rows));
+      // Kept for whoever wants to know what happened, so they are named.
+      output.out(formatTable(inQuarantine.map(({ id, reason }) => [id, reason])));
     },
   });
 }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { assert } from '../../src/core/assert.ts';
-import type { StoredContext } from '../../src/core/context.ts';
+import type { ContextRecord, StoredContext } from '../../src/core/context.ts';
 import { concatenate } from '../../src/core/concatenate.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { tokenBytes } from '../../src/core/identity.ts';
@@ -17,8 +17,8 @@ import { nobody, ownedBy } from './owner.ts';
  * nothing of the store is held between two parts, however slowly they are taken. The same context
  * gives the same bytes, whatever the store's piece size and whoever owns it: in the file it has the
  * ids that it would have without tenants.
- * @throws ReadonceError `not_found` (also when it is deleted meanwhile), `corrupt_record`,
- *   `unsupported` for a context larger than files may be
+ * @throws ReadonceError `not_found` (also when it is deleted or replaced meanwhile),
+ *   `corrupt_record`, `unsupported` for a context larger than files may be
  */
 export async function* exportContext(store: ContextStore, id: string): AsyncGenerator<Uint8Array> {
   const digest = createHash('sha256');
@@ -45,6 +45,17 @@ function* parts(store: ContextStore, id: string): Generator<Uint8Array> {
     const readRows = (range: RowRange) => store.readPairs(id, head, range);
     yield* pairFrames(readRows, pairsRun(record, head, rowBytes));
   }
+  requireUnchanged(store, record);
+}
+
+/** One that was deleted and made anew while its file was read may have other rows. */
+function requireUnchanged(store: ContextStore, { id, createdAtMs }: ContextRecord): void {
+  if (store.get(id)?.record.createdAtMs === createdAtMs) return;
+  throw new ReadonceError(
+    'not_found',
+    `Expected ${id} to stay while it was exported but it was deleted or replaced; export it again`,
+    { details: { id } },
+  );
 }
 
 function portableContext(store: ContextStore, id: string) {

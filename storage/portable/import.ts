@@ -63,6 +63,10 @@ export async function importContext(
     const rowBytes = checkTarget(record, target);
     const tokens = await readTokens(source, record);
     checkIdentity(record, tokens);
+    if (intactContext(target.store, ownedBy(record, tokens, target.owner).id) === undefined) {
+      // The file waits beside the store, outside its quota: it is not taken in for nothing.
+      target.store.requireRoom(contentBytes(record, rowBytes));
+    }
     const file = { record, labels, rowBytes, tokens };
     const spool = await Spool.create(target.store.folder);
     try {
@@ -111,6 +115,17 @@ async function readTokens(source: ByteSource, record: ContextRecord): Promise<To
     prefixIds: ids.subarray(0, record.prefixTokens),
     documentIds: ids.subarray(record.prefixTokens),
   };
+}
+
+/** Rows of all kinds, bytes: a little less than the store will take for them. */
+function contentBytes(record: ContextRecord, rowBytes: number): number {
+  const heads = [...record.pairCounts.keys()];
+  const runs = [
+    tokensRun(record),
+    ...heads.map((head) => rankingRun(record, head)),
+    ...heads.map((head) => pairsRun(record, head, rowBytes)),
+  ];
+  return runs.reduce((sum, run) => sum + run.rows * run.rowBytes, 0);
 }
 
 /** The id is a hash of what the context was made from: nobody can give a file another's id. */
@@ -167,12 +182,13 @@ async function spoolRuns(
 }
 
 async function storeContext(
-  { store, owner, usage }: ImportTarget,
+  target: ImportTarget,
   file: VerifiedFile,
   signal: AbortSignal | undefined,
 ): Promise<ImportedContext> {
+  const { store, usage } = target;
   const { labels, rowBytes, tokens } = file;
-  const record = ownedBy(file.record, tokens, owner);
+  const record = ownedBy(file.record, tokens, target.owner);
   const found = intactContext(store, record.id);
   if (found !== undefined) return { stored: found, reused: true };
   const write: ContextWrite = {

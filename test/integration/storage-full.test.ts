@@ -9,6 +9,17 @@ import { openStore, storeFolder } from '../support/storage-harness.ts';
 
 const script = fileURLToPath(new URL('../support/storage-filler.ts', import.meta.url));
 const nodeArgs = ['--import', 'tsx', script];
+const importScript = fileURLToPath(new URL('../support/import-filler.ts', import.meta.url));
+const importArgs = ['--import', 'tsx', importScript];
+
+/** What an import says for whose waiting file there is no room, though for others there is. */
+const importRefused = {
+  large: 'storage_full',
+  small: 'whole',
+  contexts: 1,
+  unfinished: 0,
+  files: ['data.mdb', 'lock.mdb'],
+};
 
 async function fillStore(command: string, args: readonly string[]): Promise<unknown> {
   const { stdout } = await promisify(execFile)(command, [...args]);
@@ -40,7 +51,22 @@ describe('a disk that is full', () => {
     expect(unlimited).toMatchObject({ written: 30, code: 'none', intact: 30 });
   });
 
+  it('while a file waits to be imported is told, and keeps nothing of it', async () => {
+    const folder = storeFolder();
+    const limited = ['-c', `ulimit -f ${10 * 1024}; exec "$@"`, 'bash', process.execPath];
+    expect(await fillStore('bash', [...limited, ...importArgs, folder])).toEqual(importRefused);
+    const unlimited = await fillStore(process.execPath, [...importArgs, folder]);
+    expect(unlimited).toEqual({ ...importRefused, large: 'whole', contexts: 2 });
+  });
+
   if (!canMount()) return;
+
+  it('by the size of its file system is told to an import, too', async () => {
+    const folder = storeFolder();
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=10m', 'tmpfs', folder]);
+    onTestFinished(() => void execFileSync('umount', [folder]));
+    expect(await fillStore(process.execPath, [...importArgs, folder])).toEqual(importRefused);
+  });
 
   it('by the size of its file system is told as well', async () => {
     const folder = storeFolder();

@@ -75,6 +75,8 @@ export class FakeStore implements ContextStore {
     return stored;
   }
 
+  requireRoom(): void {}
+
   *readPairs(_id: string, _head: number): Iterable<HeadPairs> {}
 
   readRanking(id: string, head: number): HeadRanking {

@@ -101,7 +101,14 @@ describe('readonce store', () => {
     expect((await run('verify', '--data', folder)).status).toBe(0);
     const stats = async (): Promise<unknown> =>
       JSON.parse((await run('stats', '--data', folder, '--json')).out);
-    expect(await stats()).toMatchObject({ contexts: 2, quarantined: { contexts: 1 } });
+    const inQuarantine = [{ id: sampleId(2), reason: expect.stringContaining('damaged content') }];
+    expect(await stats()).toMatchObject({
+      contexts: 2,
+      quarantined: { contexts: 1 },
+      inQuarantine,
+    });
+    const table = (await run('stats', '--data', folder)).out;
+    expect(table).toMatch(new RegExp(`${sampleId(2)} +damaged content`));
     const kept = await run('gc', '--data', folder);
     expect(kept.out).toMatch(/quarantined +0/);
     const removed = await run('gc', '--data', folder, '--quarantine-days', '0', '--json');

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { compactStore } from '../../storage/compact.ts';
@@ -62,6 +62,18 @@ it('in place replaces the file, and leaves nothing else', async () => {
   isWhole(after);
   await after.write(large);
   expect(readWhole(after, large)).toMatchObject(expectedContent(large));
+});
+
+it('in place leaves nothing for long if it is interrupted: the sweep removes it', async () => {
+  const { folder, store } = await sparseStore();
+  // The old file under another name, and half a copy: as large as the store, or larger.
+  for (const name of ['source', 'target']) {
+    mkdirSync(join(folder, 'compaction', name), { recursive: true });
+    writeFileSync(join(folder, 'compaction', name, 'data.mdb'), Buffer.alloc(10_000));
+  }
+  await store.sweep();
+  expect(readdirSync(folder).sort()).toEqual(['data.mdb', 'lock.mdb']);
+  isWhole(store);
 });
 
 it('in place refuses while this process has the store open', async () => {

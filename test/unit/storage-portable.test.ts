@@ -104,6 +104,18 @@ describe('a context file', () => {
     await expect(rest()).rejects.toMatchObject({ code: 'not_found' });
   });
 
+  it('breaks off if its context is replaced while it is read', async () => {
+    const { store } = await exported();
+    const file = exportContext(store, record.id);
+    await file.next();
+    await store.delete(record.id);
+    await store.write({ ...sample, record: { ...record, createdAtMs: record.createdAtMs + 1 } });
+    const rest = async (): Promise<void> => {
+      for await (const _part of file);
+    };
+    await expect(rest()).rejects.toMatchObject({ code: 'not_found' });
+  });
+
   it('cannot be made of an unknown context', async () => {
     const parts = exportContext(await openStore(), record.id);
     await expect(parts.next()).rejects.toMatchObject({ code: 'not_found' });
@@ -181,6 +193,31 @@ describe('importing', () => {
     expect((await refusal(file, store)).code).toBe('storage_full');
     expect(store.get(record.id)).toBeUndefined();
     expect(store.get(pinned.record.id)).toBeDefined();
+  });
+
+  it('does not take in what can never fit, but finds what is there', async () => {
+    const { file } = await exported();
+    const folder = storeFolder();
+    const filled = await openContextStore({ folder });
+    await filled.write({ ...sample, usage: { ...sample.usage, pinned: true } });
+    const { usedBytes } = filled.stats();
+    await filled.close();
+    const store = await openStore({ folder, maxBytes: usedBytes });
+    expect((await importContext(inParts(file), targetFor(store, sample))).reused).toBe(true);
+
+    let given = 0;
+    async function* counted(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+      for await (const part of inParts(bytes)) {
+        given += part.byteLength;
+        yield part;
+      }
+    }
+    const large = portableSample({ seed: 9, rowBytes: 256, kept: [2000] });
+    const target = targetFor(store, large);
+    await expect(importContext(counted(forgeFile(large)), target)).rejects.toMatchObject({
+      code: 'storage_full',
+    });
+    expect(given).toBeLessThan(20_000);
   });
 
   it('stops when its signal aborts, and keeps nothing', async () => {

@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
+import { readFootprints } from '../../storage/footprints.ts';
+import { idBytes } from '../../storage/keys.ts';
 import { fixedClock, openStore, openTables, storeFolder } from '../support/storage-harness.ts';
-import { sampleContext, sampleId, type Sample } from '../support/storage-samples.ts';
+import { largeSample, sampleContext, sampleId, type Sample } from '../support/storage-samples.ts';
 
 const hourMs = 60 * 60 * 1000;
 const startMs = 1_700_000_000_000;
@@ -84,6 +86,70 @@ describe('a quota', () => {
   });
 });
 
+describe('a quota that several writes want at once', () => {
+  it('is kept at every moment: one is refused, and leaves nothing', async () => {
+    // Two of 27 MB, each in two transactions: when the second begins, there still seems to be room.
+    const maxBytes = 48_000_000;
+    const folder = storeFolder();
+    const store = await openStore({ folder, maxBytes });
+    const env = openTables(folder);
+    let mostBytes = 0;
+    const watched = (seed: number): Sample => {
+      const sample = largeSample(seed);
+      const ranking: Sample['ranking'] = (head) => {
+        mostBytes = Math.max(mostBytes, env.usedBytes());
+        return sample.ranking(head);
+      };
+      return { ...sample, ranking };
+    };
+    const written = await Promise.allSettled([1, 2].map((seed) => store.write(watched(seed))));
+    expect(written.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'rejected']);
+    const refused = written.find((result) => result.status === 'rejected');
+    expect(refused?.reason).toMatchObject({ code: 'storage_full' });
+    expect(mostBytes).toBeLessThanOrEqual(maxBytes);
+    expect(env.usedBytes()).toBeLessThanOrEqual(maxBytes);
+    expect(store.stats()).toMatchObject({ contexts: 1, unfinished: 0 });
+  });
+
+  it('is not kept by removing what was pinned in the meantime', async () => {
+    const folder = storeFolder();
+    const other = await openStore({ folder });
+    for (const seed of [1, 2, 3]) await other.write(bulky(seed, { lastUsedAtMs: startMs + seed }));
+    const removed: unknown[] = [];
+    const pinNext = (fields: Readonly<Record<string, unknown>>): void => {
+      removed.push(fields['contextId']);
+      void other.update(sampleId(2), { pinned: true });
+    };
+    const log = { info: pinNext, warn: () => undefined };
+    const store = await openStore({ folder, maxBytes: 3_000_000, log });
+    await store.sweep();
+    expect(removed).toEqual([sampleId(1), sampleId(3)]);
+    expect(store.get(sampleId(2))?.usage.pinned).toBe(true);
+  });
+});
+
+describe('counting again', () => {
+  it('sees what was changed, damaged or removed since', async () => {
+    const folder = storeFolder();
+    const store = await openStore({ folder });
+    for (const seed of [1, 2, 3]) await store.write(sampleContext({ seed }));
+    const env = openTables(folder);
+    expect(readFootprints(env)).toMatchObject({ damaged: 0, intact: [{}, {}, {}] });
+
+    await store.update(sampleId(1), { pinned: true });
+    const key = idBytes(sampleId(2));
+    const value = Buffer.from(env.tables.catalogue.get(key) ?? []);
+    value.writeUInt8(value.readUInt8(100) ^ 1, 100);
+    env.transact(() => env.tables.catalogue.putSync(key, value));
+    await store.delete(sampleId(3));
+    const { intact, damaged } = readFootprints(env);
+    expect(damaged).toBe(1);
+    expect(intact).toEqual([
+      expect.objectContaining({ id: sampleId(1), pinned: true, lastUsedAtMs: startMs }),
+    ]);
+  });
+});
+
 describe('what a store says it uses', () => {
   it('is the same after a restart, and goes back when contexts go', async () => {
     const folder = storeFolder();
@@ -130,6 +196,15 @@ describe('an expired context', () => {
     await store.sweep();
     expect(store.get(sampleId(1))).toBeUndefined();
     expect(store.get(sampleId(2))).toBeDefined();
+  });
+
+  it('is removed by later writes too, without a restart', async () => {
+    const clock = fixedClock(startMs);
+    const store = await openStore({ clock });
+    await store.write(sampleContext({ seed: 1, usage: { expiresAtMs: startMs + 10 } }));
+    clock.set(startMs + 10 + 25 * hourMs);
+    await store.write(sampleContext({ seed: 2 }));
+    expect(store.get(sampleId(1))).toBeUndefined();
   });
 
   it('stays when its expiry was put off or taken away before the sweep', async () => {
