@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CompressionSpec } from '../../src/core/compression-spec.ts';
-import { systemClock } from '../../src/core/clock.ts';
+import { systemClock, type Clock } from '../../src/core/clock.ts';
 import type { StoredContext } from '../../src/core/context.ts';
 import { answer, type AnswerCall, type AnswerDependencies } from '../../src/engine/answer.ts';
 import { derive } from '../../src/engine/derive.ts';
@@ -11,6 +11,7 @@ import { ingest, type IngestCall } from '../../src/engine/ingest.ts';
 import { KeyedQueue } from '../../src/engine/keyed-queue.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import type {
+  ChatMessage,
   EngineAnswer,
   EngineQuery,
   IngestRequest,
@@ -31,6 +32,8 @@ export interface TestEngineOptions {
   readonly poolBytes?: number;
   /** Default: what the engine process uses. */
   readonly sliceTokens?: number;
+  /** Default: the machine's. */
+  readonly clock?: Clock;
   readonly storeOptions?: Pick<StoreOptions, 'pieceBytes' | 'onRead'>;
 }
 
@@ -43,7 +46,8 @@ export class TestEngine {
   readonly runtime: Runtime;
   readonly scheduler: Scheduler;
   readonly queue = new KeyedQueue();
-  readonly clock = systemClock;
+  /** What sessions expire by. */
+  readonly clock: Clock;
   readonly sliceTokens: number;
   /** Contexts that `derive` could not use. */
   readonly unusable: string[] = [];
@@ -54,11 +58,12 @@ export class TestEngine {
   #sessions: Sessions;
 
   private constructor(
-    { checkpoint, poolBytes = 2 ** 40, sliceTokens = 256 }: TestEngineOptions,
+    { checkpoint, poolBytes = 2 ** 40, sliceTokens = 256, clock = systemClock }: TestEngineOptions,
     parts: { readonly storeOptions: StoreOptions; readonly store: ContextStore },
   ) {
     this.checkpoint = checkpoint;
     this.sliceTokens = sliceTokens;
+    this.clock = clock;
     this.runtime = createOrtCpuRuntime(checkpoint, { threads: 2 });
     this.scheduler = new Scheduler({ runtime: this.runtime, clock: this.clock, ...limits });
     this.#poolBytes = poolBytes;
@@ -115,10 +120,14 @@ export class TestEngine {
 
   answer(contextId: string, options: AnswerOptions = {}): Promise<EngineAnswer> {
     const { query, keepRatio, sampling, onText, signal } = options;
-    const { checkpoint = this.checkpoint, source } = options;
+    const { checkpoint = this.checkpoint, source, turns, maxWaitMs = limits.maxWaitMs } = options;
     const asked = engineQuery(contextId, { query, keepRatio, sampling });
-    return answer(Object.assign(this.parts(), { checkpoint }), {
-      query: source === undefined ? asked : { ...asked, source },
+    const given = {
+      ...(source !== undefined && { source }),
+      ...(turns !== undefined && { turns }),
+    };
+    return answer(Object.assign(this.parts(), { checkpoint, maxWaitMs }), {
+      query: { ...asked, ...given },
       onText: onText ?? (() => undefined),
       signal: signal ?? new AbortController().signal,
     });
@@ -187,6 +196,10 @@ export type AnswerOptions = QueryOptions &
     readonly checkpoint?: Checkpoint;
     /** Instead of the context. */
     readonly source?: QuerySource;
+    /** Instead of the query. */
+    readonly turns?: readonly ChatMessage[];
+    /** How long it may wait for memory; default: longer than any test takes. */
+    readonly maxWaitMs?: number;
   };
 
 export interface QueryOptions {

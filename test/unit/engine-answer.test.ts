@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { contextTokens, type ContextRecord } from '../../src/core/context.ts';
+import type { LoadedContext } from '../../src/engine/loaded-contexts.ts';
 import type { EngineAnswer, SamplingOptions } from '../../src/engine/protocol.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
+import { firstTokens } from '../../src/runtime/runtime.ts';
 import { TestEngine, type AnswerOptions } from '../support/engine.ts';
 import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
 
@@ -82,13 +84,14 @@ describe('an answer', () => {
     expect(essence(after)).toEqual(essence(before));
   });
 
-  it('does not depend on how its query is cut', async () => {
-    const query = `Who signed ${'the lease of the mill or '.repeat(9)}the other lease?`;
-    const cut = await engine.answer(record.id, { query, sampling: sensitive });
-    expect(cut.usage.queryTokens).toBeGreaterThan(3 * engine.sliceTokens);
-    const options = { query, sampling: sensitive, sliceTokens: 1000 };
-    const whole = await engine.answer(record.id, options);
-    expect(essence(cut)).toEqual(essence(whole));
+  it('to a question that is computed in pieces is as if it were computed at once', async () => {
+    const query = `Who signed ${'the lease of the mill or '.repeat(30)}the other lease?`;
+    const { tokenizer } = random.checkpoint;
+    const { answer, usage } = await engine.answer(record.id, { query });
+    expect(usage.queryTokens).toBeGreaterThan(3 * firstTokens);
+    expect(usage.prefilledTokens).toBe(usage.queryTokens);
+    const bytes = greedyTokens(8, query).map((id) => tokenizer.tokenBytes(id));
+    expect(answer).toBe(Buffer.concat(bytes).toString('utf8').trim());
   });
 
   it('depends on the context and on the query', async () => {
@@ -138,21 +141,24 @@ describe('an answer ends', () => {
   });
 });
 
-/** The first tokens of the default answer. */
-function greedyTokens(count: number): readonly number[] {
-  const context = engine.loaded.acquire({ record, keepRatio: 0.6, tailTokens: 100 });
-  const { cache } = context;
+/** The first tokens of the greedy answer, from calls of their own. */
+function greedyTokens(count: number, query = 'What is it about?'): readonly number[] {
+  const { runtime, loaded } = engine;
+  const loadedContext = loaded.acquire({ record, keepRatio: 0.6, tailTokens: 500 });
+  const [context, tail] = [loadedContext.view, runtime.createTail()];
   const { tokenizer, template } = random.checkpoint;
   const tokens: number[] = [];
-  let ids = Int32Array.of(...tokenizer.encode('\n\nWhat is it about?'), ...template.suffixIds);
+  let ids = Int32Array.of(...tokenizer.encode(`\n\n${query}`), ...template.suffixIds);
   let startPosition = contextTokens(record);
   while (tokens.length < count) {
-    const [logits = new Float32Array()] = engine.runtime.forward([{ cache, ids, startPosition }]);
+    const slot = { context, tail, ids, startPosition };
+    const [logits = new Float32Array()] = runtime.forward([slot]);
     startPosition += ids.length;
     tokens.push(logits.indexOf(Math.max(...logits)));
     ids = Int32Array.of(tokens.at(-1) ?? 0);
   }
-  engine.loaded.release(context);
+  tail.close();
+  loaded.release(loadedContext);
   return tokens;
 }
 
@@ -270,6 +276,65 @@ describe('queries at once', () => {
   });
 });
 
+describe('queries that find no room in memory', () => {
+  /** Of two contexts, memory holds one with the tail of one query. */
+  let small: TestEngine;
+  let records: readonly ContextRecord[];
+  beforeAll(async () => {
+    const request = { compression: { keepRatio: 0.6 } };
+    const { checkpoint } = random;
+    const heads = record.pairCounts.length;
+    const rows = Math.max(...[record, other].map(({ pairCounts }) => total(pairCounts)));
+    const poolBytes = (rows + heads * 40) * 2 * 16 * Float32Array.BYTES_PER_ELEMENT;
+    small = await TestEngine.open({ checkpoint, poolBytes });
+    const stored = [
+      await small.ingest(lease, { request }),
+      await small.ingest(orchard, { request }),
+    ];
+    records = stored.map((context) => context.record);
+  });
+  afterAll(() => small.close());
+
+  const idOf = (context: number): string => records[context]?.id ?? '';
+  /** Fills the memory, as a query on the first context does. */
+  const hold = (): LoadedContext =>
+    small.loaded.acquire({ record: records[0] ?? record, keepRatio: 0.6, tailTokens: 39 });
+
+  it('wait for others to end, and are answered as ever', async () => {
+    const asked = [0, 1, 0, 1, 1, 0].map((context) => idOf(context));
+    const options = { query: 'Who?', sampling: sensitive };
+    const alone: EngineAnswer[] = [];
+    for (const id of asked) alone.push(await engine.answer(id, options));
+    const together = await Promise.all(asked.map((id) => small.answer(id, options)));
+    expect(together.map(essence)).toEqual(alone.map(essence));
+  });
+
+  it('are refused once they have waited too long, and leave nothing behind', async () => {
+    const held = hold();
+    const asked = small.answer(idOf(1), { query: 'Who?', maxWaitMs: 50 });
+    await expect(asked).rejects.toMatchObject({ code: 'overloaded', retryAfterSeconds: 1 });
+    expect(small.scheduler.running).toBe(0);
+    small.loaded.release(held);
+    await expect(small.answer(idOf(1), { query: 'Who?' })).resolves.toMatchObject({
+      finishReason: 'length',
+    });
+  });
+
+  it('may be cancelled while they wait', async () => {
+    const held = hold();
+    const cancellation = new AbortController();
+    const asked = small.answer(idOf(1), { query: 'Who?', signal: cancellation.signal });
+    setTimeout(() => cancellation.abort(), 20);
+    await expect(asked).resolves.toMatchObject({ finishReason: 'cancelled', answer: '' });
+    small.loaded.release(held);
+    expect(small.scheduler.running).toBe(0);
+  });
+});
+
+function total(counts: readonly number[]): number {
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
 describe('a cancelled query', () => {
   let cancellation: AbortController;
   beforeEach(() => {
@@ -290,7 +355,7 @@ describe('a cancelled query', () => {
     expect(essence(next)).toEqual(essence(expected));
   });
 
-  it('need not wait for the one before it', async () => {
+  it('need not wait for the others', async () => {
     const order: string[] = [];
     const first = engine
       .answer(record.id, { sampling: { maxTokens: 20 } })

@@ -33,7 +33,10 @@ describe('the options of the benchmark', () => {
   });
 
   it.each([
-    [['--only', 'speed,haste'], /quality, reconstruction, size, speed, batching for --only but got "haste"/],
+    [
+      ['--only', 'speed,haste'],
+      /quality, reconstruction, size, speed, batching for --only but got "haste"/,
+    ],
     [['--only', ''], /for --only but got ""/],
     [['--fast'], /Expected "npm run bench/],
     [['stray'], /Expected "npm run bench/],
