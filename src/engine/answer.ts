@@ -172,7 +172,9 @@ class AnswerRun {
         const { context, ids } = read;
         const startPosition = prompt.ids.length - ids.length;
         const decoded = await this.#decode(context, tail, { ...ground, ids, startPosition });
-        return { context, decoded };
+        // What lies in the context was computed for this query, too.
+        const prefilledTokens = startPosition + decoded.prefilledTokens;
+        return { context, decoded: { ...decoded, prefilledTokens } };
       } finally {
         tail.close();
         loaded.release(read.context);
