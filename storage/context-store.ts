@@ -1,3 +1,4 @@
+import type { Reservation } from './reservation.ts';
 import type {
   ContextRecord,
   ContextUsage,
@@ -174,6 +175,12 @@ export interface ContextStore {
    * @throws ReadonceError `storage_full`; `conflict` if another process took this one for dead
    */
   write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext>;
+  /**
+   * Lets one process at a time make a context: the stored one if there is one by now, else a
+   * reservation, for which others wait. One of a process that died counts no more.
+   * @throws the signal's reason
+   */
+  reserve(id: string, signal?: AbortSignal): Promise<StoredContext | Reservation>;
   /**
    * Fails early for what a write would fail for later: that many bytes more would not fit the quota
    * even without every context that may be removed. Removes none.

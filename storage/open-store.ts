@@ -32,6 +32,7 @@ import { RecentUse } from './recent-use.ts';
 import { removeContext } from './remove.ts';
 import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';
+import { reserveId, type Reservation } from './reservation.ts';
 import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.ts';
 import { verifyContexts } from './verify.ts';
 import { writeContext } from './writer.ts';
@@ -139,6 +140,10 @@ class LmdbStore implements ContextStore {
       write,
       signal,
     );
+  }
+
+  reserve(id: string, signal?: AbortSignal): Promise<StoredContext | Reservation> {
+    return reserveId({ env: this.#env, clock: this.#clock }, id, signal);
   }
 
   requireRoom(bytes: number): void {

@@ -14,6 +14,7 @@ import { cutPieces, piecesPages, runBytes, runPages, type Piece, type Run } from
 import { quarantineContext } from './quarantine.ts';
 import { finishRemoval } from './remove.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
+import { reservedGeneration } from './reservation.ts';
 import { Slab } from './slab.ts';
 import {
   isBeingWorkedOn,
@@ -138,7 +139,9 @@ async function claimId(
         },
       );
       if (stored !== undefined || faults.length > 0) return stored;
-      const busy = markedGenerations(env, { id }).some((of) => isBeingWorkedOn(env, of, nowMs));
+      const busy = markedGenerations(env, { id }).some(
+        (of) => of.generation !== reservedGeneration && isBeingWorkedOn(env, of, nowMs),
+      );
       return busy ? undefined : putMark(env, { id, generation: nextGeneration(env, id) }, nowMs);
     }, 'ordered');
     if (claim !== undefined) return claim;

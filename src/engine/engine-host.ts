@@ -169,6 +169,17 @@ export class EngineHost {
     const documentCall = { ...call, document };
     const derived = await this.#derive(documentCall);
     if (derived !== undefined) return derived;
+    // Servers that share the store read a document once.
+    const reserved = await this.#store.reserve(document.id, call.signal);
+    if ('record' in reserved) return { stored: reserved, derived: false, found: true };
+    try {
+      return await this.#read(documentCall);
+    } finally {
+      reserved.release();
+    }
+  }
+
+  #read(documentCall: IngestCall): Promise<Ingested> {
     return this.#queue.run(
       readingQueue,
       async () => {
@@ -183,9 +194,10 @@ export class EngineHost {
           clock: systemClock,
           sliceTokens,
         };
-        return { stored: await ingest(dependencies, documentCall), derived: false };
+        const stored = await ingest(dependencies, documentCall);
+        return { stored, derived: false, found: false };
       },
-      call.signal,
+      documentCall.signal,
     );
   }
 
@@ -200,7 +212,7 @@ export class EngineHost {
       },
     };
     const stored = await derive(dependencies, call);
-    return stored === undefined ? undefined : { stored, derived: true };
+    return stored === undefined ? undefined : { stored, derived: true, found: false };
   }
 
   answer(call: AnswerCall): Promise<EngineAnswer> {

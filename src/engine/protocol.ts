@@ -51,6 +51,8 @@ export interface Ingested {
   readonly stored: StoredContext;
   /** It was made from another stored context: the model did not run. */
   readonly derived: boolean;
+  /** Another process had stored it by the time it was this one's turn: nothing was done. */
+  readonly found: boolean;
 }
 
 /**

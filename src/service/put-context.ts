@@ -157,7 +157,8 @@ export class PutContext {
     if (this.#deps.store.get(identified.id) !== undefined) return undefined;
     const started = this.#start(request, identified, change);
     if (!wait) return accepted(started, false);
-    const { stored, derived } = await resultOf(started, signal);
+    const { stored, derived, found } = await resultOf(started, signal);
+    if (found) return this.#reuse(request, stored, change);
     return { outcome: 'created', context: readyView(stored, derived) };
   }
 

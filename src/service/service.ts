@@ -115,7 +115,8 @@ export class Service {
 function observer({ metrics, logger }: ServiceDeps): IngestionObserver {
   return {
     onStarted: () => metrics.runningIngests.inc(),
-    onReady: ({ stored: { record }, derived }) => {
+    onReady: ({ stored: { record }, derived, found }) => {
+      if (found) return;
       metrics.ingests.inc({ outcome: derived ? 'derived' : 'ingested' });
       if (derived) {
         logger.info({ contextId: record.id, timings: record.timings }, 'context derived');

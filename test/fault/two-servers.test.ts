@@ -63,6 +63,13 @@ describe('two servers on one folder', { timeout: 200_000 }, () => {
     );
   });
 
+  it('read a document once that both are given at the same time', async () => {
+    const { put } = defined(createRecipes(9).at(-1), 'a document that is not there yet');
+    const both = await Promise.all([first, second].map(({ server }) => server.client.put(put)));
+    expect(both.map(({ reused }) => reused).sort()).toEqual([false, true]);
+    await first.server.client.delete(defined(both[0], 'a context').id);
+  });
+
   it('see at once what the other deleted, though they have it in memory', async () => {
     const one = promised(0);
     await first.server.client.put(one.recipe.put);

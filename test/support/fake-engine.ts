@@ -105,7 +105,7 @@ export class FakeEngine implements Engine {
   ): Promise<Ingested> {
     this.#checkAlive();
     this.#countAborts(signal);
-    if (this.derives) return { stored: await this.#write(request), derived: true };
+    if (this.derives) return { stored: await this.#write(request), derived: true, found: false };
     this.ingests++;
     const total = request.document.length;
     onProgress({ phase: 'prefill', done: total, total });
@@ -113,7 +113,7 @@ export class FakeEngine implements Engine {
     if (this.ingestFailure !== undefined) throw this.ingestFailure;
     onProgress({ phase: 'score', done: total, total });
     onProgress({ phase: 'persist', done: 6, total: 6 });
-    return { stored: await this.#write(request), derived: false };
+    return { stored: await this.#write(request), derived: false, found: false };
   }
 
   async query(

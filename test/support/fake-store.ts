@@ -1,3 +1,4 @@
+import type { Reservation } from '../../storage/reservation.ts';
 import { tmpdir } from 'node:os';
 import type { ContextUsage, StoredContext } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
@@ -73,6 +74,10 @@ export class FakeStore implements ContextStore {
       record.pairCounts.map((_, head) => write.ranking(head)),
     );
     return stored;
+  }
+
+  async reserve(id: string): Promise<StoredContext | Reservation> {
+    return this.contexts.get(id) ?? { release: () => undefined };
   }
 
   requireRoom(): void {}

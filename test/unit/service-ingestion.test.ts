@@ -47,7 +47,7 @@ function gatedWork(gate: Gate): IngestionWork {
       onProgress({ phase: 'prefill', done: 1, total: 2 });
       await gate.pass(signal);
       onProgress({ phase: 'prefill', done: 2, total: 2 });
-      return { stored: stored(current), derived: false };
+      return { stored: stored(current), derived: false, found: false };
     },
     async update(change) {
       current = { ...current, ...change };
