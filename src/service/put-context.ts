@@ -66,9 +66,7 @@ export class PutContext {
   async put(input: PutInput, options: PutOptions): Promise<PutResult> {
     const request = this.#identifyRequest(input);
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
-      const identified = await this.#identifies.run(() =>
-        this.#deps.engine.identify(request, options.signal),
-      );
+      const identified = await this.#identify(request, options.signal);
       const change = usageChange(input, this.#deps.clock.nowMs());
       const result =
         identified.stored === undefined
@@ -82,6 +80,20 @@ export class PutContext {
         'Try again.',
       { retryAfterSeconds: 1 },
     );
+  }
+
+  /**
+   * The document's context, if it is stored and has not expired; the model does not run.
+   * @throws ReadonceError as `put` does before it stores anything
+   */
+  async find(input: PutInput, signal: AbortSignal): Promise<StoredContext | undefined> {
+    const { stored } = await this.#identify(this.#identifyRequest(input), signal);
+    if (stored === undefined) return undefined;
+    return hasExpired(stored.usage, this.#deps.clock.nowMs()) ? undefined : stored;
+  }
+
+  #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
+    return this.#identifies.run(() => this.#deps.engine.identify(request, signal));
   }
 
   #identifyRequest(input: PutInput): IdentifyRequest {
