@@ -9,6 +9,8 @@ export interface BodyOptions {
   readonly maxBytes: number;
   /** What to do about a body that is too large; default for documents. */
   readonly advice?: string;
+  /** Whether there may be no body, of no media type: then the text is ''. */
+  readonly optional?: boolean;
 }
 
 /**
@@ -18,10 +20,13 @@ export interface BodyOptions {
  */
 export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
-    checkTextType(c.req.header('Content-Type'), options.mediaTypes);
+    const contentType = c.req.header('Content-Type');
+    const mayBeNone = options.optional === true && contentType === undefined;
+    if (!mayBeNone) checkTextType(contentType, options.mediaTypes);
     checkEncoding(c.req.header('Content-Encoding'));
     if (Number(c.req.header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
     const text = decode(await readBytes(c.req.raw.body, options));
+    if (mayBeNone && text !== '') checkTextType(contentType, options.mediaTypes);
     // Declared as the text itself, but read as a promise of it.
     Object.assign(c.req.bodyCache, { text: Promise.resolve(text) });
     await next();

@@ -53,10 +53,10 @@ test('a query is answered with its id, usage, cache and timings from the arrival
   expect(answer.timings['firstTokenMs']).toBeCloseTo(3 + before, 6);
   expect(answer.timings['totalMs']).toBeCloseTo(4 + before, 6);
   expect(server.engine.queries[0]).toEqual({
-    contextId: id,
-    query: 'abc',
+    source: { kind: 'context', contextId: id, keepRatio: undefined },
+    tenant: '',
+    turns: [{ role: 'user', content: 'abc' }],
     sampling: { maxTokens: 128, temperature: 0, topP: 1, topK: 0, seed: 7, stop: ['\n\n'] },
-    keepRatio: undefined,
   });
 });
 

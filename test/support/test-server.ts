@@ -41,6 +41,7 @@ export function createTestService(limits: Partial<ServiceLimits> = {}) {
   const store = new FakeStore();
   const engine = new FakeEngine(store);
   const clock = new TestClock();
+  engine.nowMs = () => clock.nowMs();
   const metrics = createMetrics();
   const logLines: string[] = [];
   const logger = createLogger({
@@ -72,6 +73,8 @@ export interface TestServer extends TestService {
   put(body: unknown, headers?: Readonly<Record<string, string>>): Promise<Response>;
   /** POSTs a JSON body to a context's query. */
   query(id: string, body: unknown, signal?: AbortSignal): Promise<Response>;
+  /** POSTs a JSON body. */
+  post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
   close(): Promise<void>;
 }
 
@@ -87,6 +90,8 @@ export async function startTestServer(options: TestServerOptions = {}): Promise<
   });
   const request = (path: string, init: RequestInit = {}) => fetch(`${http.url}${path}`, init);
   const json = { 'Content-Type': 'application/json' };
+  const post = (path: string, body: unknown, init: RequestInit = {}) =>
+    request(path, { method: 'POST', headers: json, body: JSON.stringify(body), ...init });
   return {
     ...parts,
     http,
@@ -98,12 +103,8 @@ export async function startTestServer(options: TestServerOptions = {}): Promise<
         body: JSON.stringify(body),
       }),
     query: (id, body, signal) =>
-      request(`/contexts/${id}/query`, {
-        method: 'POST',
-        headers: json,
-        body: JSON.stringify(body),
-        ...(signal === undefined ? {} : { signal }),
-      }),
+      post(`/contexts/${id}/query`, body, signal === undefined ? {} : { signal }),
+    post,
     close: async () => {
       await parts.service.close();
       await http.close();

@@ -92,9 +92,9 @@ describe('turns', () => {
   });
 
   it.each([1023, 1024, 5000])('are refused where %d tokens leave them no room', (held) => {
-    expect(() => encodeTurns(checkpoint, { contextTokens: held, turns: question, maxTokens })).toThrow(
-      expect.objectContaining({ code: 'context_too_long' }),
-    );
+    expect(() =>
+      encodeTurns(checkpoint, { contextTokens: held, turns: question, maxTokens }),
+    ).toThrow(expect.objectContaining({ code: 'context_too_long' }));
   });
 });
 

@@ -42,6 +42,13 @@ export type Problem = z.infer<typeof problemSchema>;
 
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
+  return responsesByStatus(errorCodes, {
+    'application/problem+json': { schema: problemSchema },
+  });
+}
+
+/** A response for each status that some codes have, `internal` among them. */
+export function responsesByStatus<T>(errorCodes: readonly ErrorCode[], content: T) {
   const byStatus = new Map<number, ErrorCode[]>();
   for (const code of [...errorCodes, 'internal'] as const) {
     const { status } = errorTable[code];
@@ -50,10 +57,7 @@ export function problems(...errorCodes: readonly ErrorCode[]) {
   return Object.fromEntries(
     [...byStatus].map(([status, group]) => [
       status,
-      {
-        description: group.map((code) => `\`${code}\``).join(', '),
-        content: { 'application/problem+json': { schema: problemSchema } },
-      },
+      { description: group.map((code) => `\`${code}\``).join(', '), content },
     ]),
   );
 }

@@ -1,0 +1,38 @@
+import type { Context, MiddlewareHandler } from 'hono';
+import { ReadonceError } from '../core/errors.ts';
+import type { AppEnv } from './app-env.ts';
+
+/** What proxies log for a request whose client has gone: nobody is left to get an answer. */
+const clientClosedRequest = 499;
+
+/**
+ * Whether something was thrown since the client has gone, rather than by an error of its own: the
+ * HTTP adapter aborts the request's signal, with a text as the reason, and whoever waits throws
+ * that or what its reading of the request ended with.
+ */
+export function isDisconnection(c: Context<AppEnv>, thrown: unknown): boolean {
+  return !(thrown instanceof ReadonceError) && c.req.raw.signal.aborted;
+}
+
+/** What is left of a request whose client has gone: a status for the log and the metrics. */
+export function disconnectedResponse(): Response {
+  return new Response(null, { status: clientClosedRequest });
+}
+
+/**
+ * Takes what is thrown and is no `Error`, which the framework would let through to the adapter,
+ * past the problem that every error is. Handlers of `Error`s ask `isDisconnection` themselves.
+ */
+export function disconnection(): MiddlewareHandler<AppEnv> {
+  return async (c, next) => {
+    try {
+      await next();
+    } catch (thrown) {
+      if (thrown instanceof Error) throw thrown;
+      if (!isDisconnection(c, thrown)) {
+        throw new Error('Something was thrown that is no Error.', { cause: thrown });
+      }
+      c.res = disconnectedResponse();
+    }
+  };
+}
