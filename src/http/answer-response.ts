@@ -12,7 +12,7 @@ export interface AnswerStream<T> {
   /** The last events. */
   doneEvents(answer: T): readonly ServerEvent[];
   /** Default: an event named `error` with the problem. */
-  errorEvent?(problem: Problem): ServerEvent;
+  readonly errorEvent?: (problem: Problem) => ServerEvent;
 }
 
 /** What the response to a question needs. */

@@ -30,7 +30,9 @@ export function disconnection(): MiddlewareHandler<AppEnv> {
     } catch (thrown) {
       if (thrown instanceof Error) throw thrown;
       if (!isDisconnection(c, thrown)) {
-        throw new Error('Something was thrown that is no Error.', { cause: thrown });
+        throw new Error(`Expected an Error to be thrown but got ${String(thrown)}`, {
+          cause: thrown,
+        });
       }
       c.res = disconnectedResponse();
     }

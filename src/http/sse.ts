@@ -21,7 +21,7 @@ export interface EventStreamOptions {
   /** Gets what was thrown after the response began; the client gets an `error` event. */
   onError(error: ReadonceError): void;
   /** How the client is told; default: an event named `error` with the problem. */
-  errorEvent?(problem: Problem): ServerEvent;
+  readonly errorEvent?: (problem: Problem) => ServerEvent;
 }
 
 /**

@@ -2,7 +2,7 @@ import type { Clock } from '../../src/core/clock.ts';
 import { createApp } from '../../src/http/app.ts';
 import { defaultHttpLimits, type HttpLimits } from '../../src/http/limits.ts';
 import { listen, type HttpServer } from '../../src/http/server.ts';
-import { createLogger } from '../../src/observability/logger.ts';
+import { createLogger, type Logger } from '../../src/observability/logger.ts';
 import { createMetrics, type Metrics } from '../../src/observability/metrics.ts';
 import { defaultCompression } from '../../src/service/compression.ts';
 import { defaultServiceLimits, type ServiceLimits } from '../../src/service/limits.ts';
@@ -33,6 +33,7 @@ export interface TestService {
   readonly store: FakeStore;
   readonly clock: TestClock;
   readonly metrics: Metrics;
+  readonly logger: Logger;
   readonly logLines: string[];
 }
 
