@@ -151,6 +151,19 @@ describe('stream', () => {
     ]);
   });
 
+  it("yields a session's answer alike", async () => {
+    handler = (request, response, body) => {
+      expect([request.url, JSON.parse(body)]).toEqual([
+        '/sessions/ses_1/query',
+        { query: 'q', stream: true },
+      ]);
+      sse(response, [['done', { answer: 'a', sessionId: 'ses_1' }]]);
+    };
+    expect(await collect(client.sessions.stream('ses_1', { query: 'q' }))).toEqual([
+      { type: 'done', answer: { answer: 'a', sessionId: 'ses_1' } },
+    ]);
+  });
+
   it('throws the problem of an error event', async () => {
     handler = (_, response) => sse(response, [['error', { code: 'gone', detail: 'Expired.' }]]);
     await expect(collect(client.stream('c', { query: 'q' }))).rejects.toMatchObject({
