@@ -1,6 +1,7 @@
 import type { MiddlewareHandler } from 'hono';
 import { ReadonceError } from '../core/errors.ts';
 import type { AppEnv } from './app-env.ts';
+import { BrokenTransfer } from './disconnection.ts';
 
 /** What a route takes; the rest is `unsupported_media_type` or `payload_too_large`. */
 export interface BodyOptions {
@@ -99,7 +100,9 @@ async function* boundedParts(
   let size = 0;
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        throw new BrokenTransfer(error);
+      });
       if (done) return;
       size += value.byteLength;
       if (size > options.maxBytes) throw tooLarge(options);

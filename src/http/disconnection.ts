@@ -5,13 +5,23 @@ import type { AppEnv } from './app-env.ts';
 /** What proxies log for a request whose client has gone: nobody is left to get an answer. */
 const clientClosedRequest = 499;
 
+/** A body that ended before all of it had come: nothing but its connection can end it so. */
+export class BrokenTransfer extends Error {
+  constructor(cause: unknown) {
+    super('Expected the whole body but its connection broke off.', { cause });
+    this.name = 'BrokenTransfer';
+  }
+}
+
 /**
- * Whether something was thrown since the client has gone, rather than by an error of its own: the
- * HTTP adapter aborts the request's signal, with a text as the reason, and whoever waits throws
- * that or what its reading of the request ended with.
+ * Whether something was thrown since the client has gone: the HTTP adapter aborts the request's
+ * signal, with a text as the reason, and whoever waits throws that. What else goes wrong meanwhile
+ * is not hidden by it.
  */
 export function isDisconnection(c: Context<AppEnv>, thrown: unknown): boolean {
-  return !(thrown instanceof ReadonceError) && c.req.raw.signal.aborted;
+  if (thrown instanceof BrokenTransfer) return true;
+  const { signal } = c.req.raw;
+  return signal.aborted && thrown === signal.reason && !(thrown instanceof ReadonceError);
 }
 
 /** What is left of a request whose client has gone: a status for the log and the metrics. */

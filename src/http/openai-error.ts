@@ -9,7 +9,7 @@ export function speaksOpenAi(path: string): boolean {
   return path.startsWith(openAiPrefix);
 }
 
-/** Statuses that have a type of their own; the rest are `invalid_request_error` or `server_error`. */
+/** Statuses with a type of their own; others are `invalid_request_error` or `server_error`. */
 const types: ReadonlyMap<number, string> = new Map([
   [401, 'authentication_error'],
   [403, 'permission_error'],

@@ -90,6 +90,17 @@ test('what is thrown and is no Error is a defect like others, if the client is t
   expect(failures()[0]).toContain(reason);
 });
 
+test('a defect is not hidden by a client that has gone', async () => {
+  const gone = new AbortController();
+  vi.spyOn(server.engine, 'query').mockImplementationOnce(async () => {
+    gone.abort(reason);
+    throw new Error('a defect');
+  });
+  await ask(`/contexts/${id}/query`, { query: 'q' }, gone.signal);
+  expect(failures()).toHaveLength(1);
+  expect(failures()[0]).toContain('a defect');
+});
+
 test('a client that goes away while it sends is no error of ours', async () => {
   const arrived = vi.spyOn(server.clock, 'monotonicMs');
   const sent = httpRequest({

@@ -48,8 +48,8 @@ export class Gate {
 }
 
 /**
- * An engine without a model: a token is a character, an answer is the last question turned round. Gates
- * hold its work back; `failure` is thrown by the next call.
+ * An engine without a model: a token is a character, an answer is the last question turned round.
+ * Gates hold its work back; `failure` is thrown by the next call.
  */
 export class FakeEngine implements Engine {
   state: EngineState = 'ready';
