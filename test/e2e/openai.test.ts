@@ -1,4 +1,4 @@
-import OpenAI from 'openai';
+import OpenAI, { BadRequestError, NotFoundError } from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ServerProcess } from '../../src/cli/server-process.ts';
 import type { Context } from '../../src/client/types.ts';
@@ -47,7 +47,7 @@ describe("OpenAI's client", () => {
     const { data } = await openai.models.list();
     expect(data.map(({ id }) => id)).toEqual(['reader-mini']);
     expect(await openai.models.retrieve('reader-mini')).toEqual(data[0]);
-    await expect(openai.models.retrieve('gpt-4o')).rejects.toBeInstanceOf(OpenAI.NotFoundError);
+    await expect(openai.models.retrieve('gpt-4o')).rejects.toBeInstanceOf(NotFoundError);
   });
 
   it('gets the answer of a query of the context, and its usage', async () => {
@@ -119,7 +119,7 @@ describe("OpenAI's client", () => {
 
   it('gets errors that it understands', async () => {
     const refused = complete([system('s'), user('q')], { context_id: context.id });
-    await expect(refused).rejects.toBeInstanceOf(OpenAI.BadRequestError);
+    await expect(refused).rejects.toBeInstanceOf(BadRequestError);
     await expect(refused).rejects.toMatchObject({ param: 'messages.0.role' });
     const unknown = complete([user('q')], { context_id: `ctx_${'0'.repeat(40)}` });
     await expect(unknown).rejects.toMatchObject({ status: 404, code: 'not_found' });
