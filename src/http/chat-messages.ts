@@ -9,7 +9,10 @@ import type { ServerEvent } from './sse.ts';
  * A chat of OpenAI's interface as the service takes it.
  * @throws ReadonceError `invalid_argument` if body and header name different contexts
  */
-export function chatInput(body: ChatBody, contextIdHeader: string | undefined): ChatInput {
+export function chatInput(
+  body: ChatBody,
+  contextIdHeader: string | undefined,
+): Omit<ChatInput, 'tenant'> {
   const contextId = body.context_id ?? contextIdHeader;
   if (contextIdHeader !== undefined && contextId !== contextIdHeader) {
     throw invalidArgument(

@@ -10,6 +10,8 @@ import { conversationTurns, type ChatMessage } from './turns.ts';
 
 /** A chat as clients of OpenAI's interface send it. */
 export interface ChatInput {
+  /** Who asks; '' without tenants. */
+  readonly tenant: string;
   /** The id of the served model. */
   readonly model: string;
   readonly messages: readonly ChatMessage[];
@@ -68,7 +70,8 @@ export class Chats {
     this.#checkModel(input.model);
     const { source, stored, turns } = await this.#ground(input, signal);
     const contextId = stored?.record.id;
-    const ask = { source, contextId, turns, sampling: input.sampling };
+    const { tenant, sampling } = input;
+    const ask = { source, tenant, contextId, turns, sampling };
     const answer = await this.#parts.queries.ask(ask, options, signal);
     const { usage } = answer;
     const cachedTokens = stored === undefined ? 0 : contextTokens(stored.record);

@@ -39,6 +39,8 @@ export interface QueryInput extends SamplingRequest, Question {
 /** What the engine is asked, but for what the service chooses. */
 export interface Ask {
   readonly source: QuerySource;
+  /** Who asks; '' without tenants. */
+  readonly tenant: string;
   /** The context that is used by it; undefined: none. */
   readonly contextId: string | undefined;
   readonly turns: readonly ChatMessage[];
@@ -95,13 +97,14 @@ export class Queries {
     const turns = questionTurns({ query, messages });
     checkKeepRatio(keepRatio, stored);
     const source = { kind: 'context', contextId, keepRatio } as const;
-    const answer = await this.ask({ source, contextId, turns, sampling }, options, signal);
+    const ask = { source, tenant: onlyTenant, contextId, turns, sampling };
+    const answer = await this.ask(ask, options, signal);
     return { ...answer, contextId };
   }
 
   /** Asks the engine, whatever the source. @throws ReadonceError as `query` and sessions do */
   async ask(ask: Ask, options: QueryOptions, signal: AbortSignal): Promise<AskedAnswer> {
-    const { source, contextId, turns } = ask;
+    const { source, tenant, contextId, turns } = ask;
     const { metrics, engine, store, clock } = this.#deps;
     const leave = this.#places.enter();
     metrics.runningQueries.set(this.#places.taken);
@@ -109,7 +112,7 @@ export class Queries {
       const waitedMs = clock.monotonicMs() - options.arrivedAtMs;
       const request: EngineQuery = {
         source,
-        tenant: onlyTenant,
+        tenant,
         turns,
         sampling: sampling(ask.sampling),
       };

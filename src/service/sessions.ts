@@ -1,8 +1,9 @@
 import { ReadonceError } from '../core/errors.ts';
 import type { EngineSession } from '../engine/protocol.ts';
 import type { ContextLookup } from './context-lookup.ts';
+import type { ContextRef } from './context-ref.ts';
 import { timestamp } from './context-view.ts';
-import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { ServiceDeps } from './deps.ts';
 import {
   checkKeepRatio,
   type Answer,
@@ -11,6 +12,14 @@ import {
   type SamplingRequest,
 } from './queries.ts';
 import { questionTurns } from './turns.ts';
+
+/** A session, as somebody asks for it: who it is that asks decides whether it is found. */
+export interface SessionRef {
+  /** Who asks; '' without tenants. */
+  readonly tenant: string;
+  /** As the client sent it. */
+  readonly id: string;
+}
 
 /** How a client opens a session. */
 export interface SessionInput {
@@ -65,25 +74,26 @@ export class Sessions {
    * @throws ReadonceError `invalid_argument`, `not_found`, `gone`, `conflict`, `overloaded` (there
    *   are too many), `out_of_memory`, `engine_unavailable`, `corrupt_record`
    */
-  async open(contextId: string, input: SessionInput): Promise<SessionView> {
+  async open(ref: ContextRef, input: SessionInput): Promise<SessionView> {
+    const { tenant, id: contextId } = ref;
     const stored = this.#lookup.ready(contextId);
     const { keepRatio, ttlSeconds = defaultSessionTtlSeconds } = input;
     checkKeepRatio(keepRatio, stored);
     const { engine, store, clock } = this.#deps;
-    const request = { contextId, keepRatio, tenant: onlyTenant, ttlMs: ttlSeconds * 1000 };
+    const request = { contextId, keepRatio, tenant, ttlMs: ttlSeconds * 1000 };
     const session = await engine.openSession(request);
     store.touch(contextId, clock.nowMs());
     return sessionView(session);
   }
 
   /** @throws ReadonceError `not_found`, `engine_unavailable`, `corrupt_record` */
-  async get(id: string): Promise<SessionView> {
-    return sessionView(await this.#find(id));
+  async get(ref: SessionRef): Promise<SessionView> {
+    return sessionView(await this.#find(ref));
   }
 
   /** Ends a session. @throws ReadonceError `not_found`, `engine_unavailable` */
-  async end(id: string): Promise<void> {
-    const session = await this.#find(id);
+  async end(ref: SessionRef): Promise<void> {
+    const session = await this.#find(ref);
     await orNotFound(this.#deps.engine.closeSession(session.id));
   }
 
@@ -93,22 +103,23 @@ export class Sessions {
    * @throws ReadonceError `not_found` for a session that has ended, and what `Queries.query` throws
    */
   async query(
-    id: string,
+    ref: SessionRef,
     { query, ...sampling }: SessionQueryInput,
     options: QueryOptions,
     signal: AbortSignal,
   ): Promise<SessionAnswer> {
     const turns = questionTurns({ query });
-    const { contextId } = await this.#find(id);
-    const source = { kind: 'session', sessionId: id } as const;
-    const asking = this.#queries.ask({ source, contextId, turns, sampling }, options, signal);
-    return { ...(await orNotFound(asking)), contextId, sessionId: id };
+    const { id: sessionId, contextId, tenant } = await this.#find(ref);
+    const source = { kind: 'session', sessionId } as const;
+    const ask = { source, tenant, contextId, turns, sampling };
+    const answer = await orNotFound(this.#queries.ask(ask, options, signal));
+    return { ...answer, contextId, sessionId };
   }
 
-  /** A session of this tenant whose context can still be used. */
-  async #find(id: string): Promise<EngineSession> {
+  /** A session of the tenant whose context can still be used. */
+  async #find({ tenant, id }: SessionRef): Promise<EngineSession> {
     const session = await orNotFound(this.#deps.engine.session(id));
-    if (session.tenant !== onlyTenant || !this.#isUsable(session.contextId)) throw ended();
+    if (session.tenant !== tenant || !this.#isUsable(session.contextId)) throw ended();
     return session;
   }
 

@@ -16,6 +16,7 @@ import {
   openAiModelListSchema,
   openAiModelSchema,
 } from '../schemas/chat.ts';
+import { tenantOf } from '../tenant.ts';
 
 const tags = ['openai'];
 
@@ -69,7 +70,8 @@ function registerCompletions(app: App, deps: AppDeps): void {
   });
   app.openapi(route, async (c) => {
     const body = c.req.valid('json');
-    const input = chatInput(body, c.req.valid('header')['x-context-id']);
+    const chat = chatInput(body, c.req.valid('header')['x-context-id']);
+    const input = { tenant: tenantOf(c), ...chat };
     const facts = {
       id: `chatcmpl-${randomBytes(16).toString('hex')}`,
       created: Math.floor(clock.nowMs() / 1000),

@@ -6,6 +6,7 @@ import { contextParameters } from '../schemas/context.ts';
 import { problems } from '../schemas/problem.ts';
 import { sessionAnswerSchema, sessionQueryBody } from '../schemas/query.ts';
 import { openSessionBody, sessionParameters, sessionSchema } from '../schemas/session.ts';
+import { tenantOf } from '../tenant.ts';
 
 const tags = ['sessions'];
 const mediaTypes = ['application/json'];
@@ -54,7 +55,8 @@ function registerOpen(app: App, { service, limits }: AppDeps): void {
     },
   });
   app.openapi(route, async (c) => {
-    const session = await service.sessions.open(c.req.valid('param').id, c.req.valid('json'));
+    const ref = { ...c.req.valid('param'), tenant: tenantOf(c) };
+    const session = await service.sessions.open(ref, c.req.valid('json'));
     c.header('Location', `/sessions/${session.id}`);
     return c.json(session, 201);
   });
@@ -76,7 +78,10 @@ function registerGet(app: App, { service }: AppDeps): void {
       ...problems('not_found', 'corrupt_record', 'engine_unavailable'),
     },
   });
-  app.openapi(route, async (c) => c.json(await service.sessions.get(c.req.valid('param').id), 200));
+  app.openapi(route, async (c) => {
+    const ref = { ...c.req.valid('param'), tenant: tenantOf(c) };
+    return c.json(await service.sessions.get(ref), 200);
+  });
 }
 
 function registerEnd(app: App, { service }: AppDeps): void {
@@ -93,7 +98,7 @@ function registerEnd(app: App, { service }: AppDeps): void {
     },
   });
   app.openapi(route, async (c) => {
-    await service.sessions.end(c.req.valid('param').id);
+    await service.sessions.end({ ...c.req.valid('param'), tenant: tenantOf(c) });
     return c.body(null, 204);
   });
 }
@@ -136,11 +141,11 @@ function registerQuery(app: App, { service, limits, logger }: AppDeps): void {
     },
   });
   app.openapi(route, (c) => {
-    const { id } = c.req.valid('param');
+    const ref = { ...c.req.valid('param'), tenant: tenantOf(c) };
     const { stream, ...input } = c.req.valid('json');
     const ask = (onText: (text: string) => void) =>
       service.sessions.query(
-        id,
+        ref,
         input,
         { arrivedAtMs: c.var.arrivedAtMs, onText },
         c.req.raw.signal,
