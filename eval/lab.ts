@@ -59,6 +59,7 @@ export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> 
       const { stored } = await engine.ingest({
         request: {
           tenant: '',
+          tenantSalt: '',
           document: document.trim(),
           instructions: undefined,
           compression,

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { Config } from './config/schema.ts';
+import type { ApiKey } from './core/api-key.ts';
 import { systemClock } from './core/clock.ts';
 import type { CompressionSpec } from './core/compression-spec.ts';
 import { ReadonceError } from './core/errors.ts';
@@ -13,6 +14,13 @@ import { resolveCompression } from './service/compression.ts';
 import { defaultServiceLimits } from './service/limits.ts';
 import { Service } from './service/service.ts';
 import { openContextStore } from '../storage/open-store.ts';
+
+/** What a server is started with. */
+export interface ServerSettings {
+  readonly config: Config;
+  /** None: nobody needs one. */
+  readonly apiKeys: readonly ApiKey[];
+}
 
 /** A server that is ready to answer. */
 export interface RunningServer {
@@ -28,16 +36,16 @@ export interface RunningServer {
  * model that cannot be opened; what was started is closed again
  */
 export async function startServer(
-  config: Config,
+  settings: ServerSettings,
   stopped: AbortSignal,
 ): Promise<RunningServer | undefined> {
-  const defaults = checkConfig(config);
+  const defaults = checkConfig(settings.config);
   const started: (() => Promise<void>)[] = [];
   const close = async (): Promise<void> => {
     for (let end = started.pop(); end !== undefined; end = started.pop()) await end();
   };
   try {
-    const { http, ready } = await startParts(config, defaults, started);
+    const { http, ready } = await startParts(settings, defaults, started);
     await Promise.race([ready, stopped.aborted || once(stopped, 'abort')]);
     if (!stopped.aborted) return { url: http.url, close };
     await close();
@@ -50,7 +58,7 @@ export async function startServer(
 
 /** Starts everything, and pushes what ends it to `started`: last in, first out. */
 async function startParts(
-  config: Config,
+  { config, apiKeys }: ServerSettings,
   defaults: CompressionSpec,
   started: (() => Promise<void>)[],
 ): Promise<{ readonly http: HttpServer; readonly ready: Promise<unknown> }> {
@@ -76,11 +84,14 @@ async function startParts(
   const limits = {
     ...defaultServiceLimits,
     maxQueuedIngests: config.maxQueuedIngests,
+    maxTenantIngests: config.maxTenantIngests,
     maxQueuedQueries: config.maxQueuedQueries,
+    maxTenantQueries: config.maxTenantQueries,
   };
   const service = new Service({ engine, store, defaults, limits, clock, logger, metrics });
   const app = createApp({
     service,
+    apiKeys,
     limits: {
       ...defaultHttpLimits,
       maxBodyBytes: config.maxBodyBytes,

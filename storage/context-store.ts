@@ -155,6 +155,13 @@ export interface ContextStore {
   /** Newest first. */
   list(options: ListOptions): ListPage;
   /**
+   * Whether a context is in a tenant's list, by the index alone: also if its records are corrupt
+   * and no list shows it. Reads the keys of all of the tenant's contexts.
+   */
+  isListed(context: { readonly tenant: string; readonly id: string }): boolean;
+  /** 32 random bytes, made at the first call; from then on the same in every process. */
+  secret(): Uint8Array;
+  /**
    * The token ids a context was made from: a hit compares them with what was asked for.
    * @throws ReadonceError `not_found`, `corrupt_record`
    */

@@ -1,5 +1,6 @@
 import type { StoredContext } from '../src/core/context.ts';
 import { ReadonceError } from '../src/core/errors.ts';
+import { contextIdPattern } from '../src/core/identity.ts';
 import { findContext } from './catalogue.ts';
 import type { ListOptions, ListPage } from './context-store.ts';
 import type { Environment, Snapshot } from './environment.ts';
@@ -13,7 +14,7 @@ export function listContexts(
 ): ListPage {
   const prefix = tenantPrefix(options.tenant);
   const start = options.cursor === undefined ? prefix : startAfter(prefix, options.cursor);
-  const end = Buffer.concat([prefix, Buffer.alloc(createdKeyByteLength, 0xff)]);
+  const end = endOf(prefix);
   return env.read((snapshot) => {
     const contexts: StoredContext[] = [];
     let last: Buffer | undefined;
@@ -28,6 +29,27 @@ export function listContexts(
     }
     return { contexts, nextCursor: null };
   });
+}
+
+/** See `ContextStore.isListed`. */
+export function isListed(
+  env: Environment,
+  { tenant, id }: { readonly tenant: string; readonly id: string },
+): boolean {
+  if (!contextIdPattern.test(id)) return false;
+  const start = tenantPrefix(tenant);
+  return env.read((snapshot) => {
+    const keys = env.tables.created.getKeys({ start, end: endOf(start), transaction: snapshot });
+    for (const key of keys) {
+      if (idOfKey(key.subarray(key.byteLength - idByteLength)) === id) return true;
+    }
+    return false;
+  });
+}
+
+/** Above all index keys of a tenant. */
+function endOf(prefix: Buffer): Buffer {
+  return Buffer.concat([prefix, Buffer.alloc(createdKeyByteLength, 0xff)]);
 }
 
 /** Undefined for a key that is not (or no longer) that of an intact context. */

@@ -22,7 +22,7 @@ import type {
 } from './context-store.ts';
 import { openEnvironment, type Environment } from './environment.ts';
 import { contextsOfFamily } from './family.ts';
-import { listContexts } from './list.ts';
+import { isListed, listContexts } from './list.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
@@ -30,6 +30,7 @@ import { makeRoom } from './quota.ts';
 import { readPairs, readRanking, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
 import { removeContext } from './remove.ts';
+import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';
 import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.ts';
 import { verifyContexts } from './verify.ts';
@@ -107,6 +108,14 @@ class LmdbStore implements ContextStore {
   list(options: ListOptions): ListPage {
     const page = listContexts(this.#env, options, this.#warn);
     return { ...page, contexts: page.contexts.map((stored) => this.#recent.apply(stored)) };
+  }
+
+  isListed(context: { readonly tenant: string; readonly id: string }): boolean {
+    return isListed(this.#env, context);
+  }
+
+  secret(): Uint8Array {
+    return storeSecret(this.#env);
   }
 
   tokenIds(id: string): TokenIds {

@@ -121,6 +121,7 @@ async function repeatAll(
 export function repeatDocument(runtime: Runtime, checkpoint: Checkpoint, text: string): Repetition {
   const document = tokenizeDocument(checkpoint, {
     tenant: '',
+    tenantSalt: '',
     document: text.trim(),
     instructions: undefined,
     compression: { method: 'kvzip', budget: 'global', keepRatio: 0.3, precision: 'f16' },

@@ -1,7 +1,7 @@
 import type { Answer, QueryRequest } from '../client/types.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
 import { formatMs } from './format.ts';
-import { connect, given, jsonArg, numberFlag, urlArg } from './remote.ts';
+import { connect, given, jsonArg, numberFlag, remoteArgs } from './remote.ts';
 
 const args = {
   id: { type: 'positional', required: true, description: 'The context, as put printed it' },
@@ -12,7 +12,7 @@ const args = {
   'top-k': { type: 'string', description: 'Sample from this many tokens; 0: no limit' },
   seed: { type: 'string', description: 'Makes sampling repeatable' },
   'keep-ratio': { type: 'string', description: 'Use less of the stored cache than was kept' },
-  url: urlArg,
+  ...remoteArgs,
   json: jsonArg,
 } as const;
 
@@ -23,7 +23,7 @@ export function askCommand(output: Output): CliCommand {
     description: 'Answer a question from a stored document',
     args,
     run: async ({ args }) => {
-      const client = connect(args.url);
+      const client = connect(args);
       const options = given({
         maxTokens: numberFlag('max-tokens', args['max-tokens']),
         temperature: numberFlag('temperature', args.temperature),

@@ -3,11 +3,13 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Answer, Context } from '../client/types.ts';
+import { clientApiKey } from '../config/load-config.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
 import { demoDocument, demoQuestions } from './demo-document.ts';
 import { formatBytes, formatCount, formatMs, formatShare, formatTable } from './format.ts';
 import { createProgressBar } from './progress.ts';
+import { given } from './remote.ts';
 import { startServerProcess, type ServerProcess } from './server-process.ts';
 import { withSpinner } from './spinner.ts';
 
@@ -31,6 +33,7 @@ export function demoCommand(output: Output): CliCommand {
       try {
         await demonstrate(output, async () => {
           const server = await startServerProcess({
+            ...given({ apiKey: clientApiKey(undefined) }),
             flags: ['--host', '127.0.0.1', '--port', '0', '--data', folder, '--log-level', 'warn'],
           });
           servers.push(server);

@@ -4,7 +4,7 @@ import { pipeline } from 'node:stream/promises';
 import { ReadonceError } from '../core/errors.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
 import { formatBytes } from './format.ts';
-import { connect, urlArg } from './remote.ts';
+import { connect, remoteArgs } from './remote.ts';
 
 const args = {
   id: { type: 'positional', required: true, description: 'The context' },
@@ -14,7 +14,7 @@ const args = {
     description: 'File to write (ID.readonce)',
     valueHint: 'file',
   },
-  url: urlArg,
+  ...remoteArgs,
 } as const;
 
 /**
@@ -29,7 +29,7 @@ export function exportCommand(output: Output): CliCommand {
     run: async ({ args }) => {
       const file = args.output ?? `${args.id}.readonce`;
       const part = `${file}.part`;
-      const body = await connect(args.url).export(args.id);
+      const body = await connect(args).export(args.id);
       try {
         await pipeline(body, createWriteStream(part));
         await rename(part, file);

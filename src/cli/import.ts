@@ -3,7 +3,7 @@ import { access, constants } from 'node:fs/promises';
 import { ReadonceError } from '../core/errors.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
 import { describeContext } from './put.ts';
-import { connect, jsonArg, urlArg } from './remote.ts';
+import { connect, jsonArg, remoteArgs } from './remote.ts';
 
 const args = {
   file: {
@@ -11,7 +11,7 @@ const args = {
     required: true,
     description: 'A file that export wrote; - reads standard input',
   },
-  url: urlArg,
+  ...remoteArgs,
   json: jsonArg,
 } as const;
 
@@ -22,7 +22,7 @@ export function importCommand(output: Output): CliCommand {
     description: 'Store the context of an exported file',
     args,
     run: async ({ args }) => {
-      const client = connect(args.url);
+      const client = connect(args);
       const context = await client.import(await openFile(args.file));
       output.out(args.json === true ? `${JSON.stringify(context)}\n` : describeContext(context));
     },

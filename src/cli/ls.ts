@@ -1,7 +1,7 @@
 import type { Context } from '../client/types.ts';
 import { defineCliCommand, UsageError, type CliCommand, type Output } from './command.ts';
 import { formatBytes, formatCount, formatTable } from './format.ts';
-import { connect, given, jsonArg, numberFlag, urlArg } from './remote.ts';
+import { connect, given, jsonArg, numberFlag, remoteArgs } from './remote.ts';
 
 const defaultLimit = 20;
 /** The server's largest page. */
@@ -10,7 +10,7 @@ const pageLimit = 100;
 const args = {
   limit: { type: 'string', description: `Most contexts to list (${defaultLimit})` },
   label: { type: 'string', description: 'Only contexts with this label', valueHint: 'key=value' },
-  url: urlArg,
+  ...remoteArgs,
   json: jsonArg,
 } as const;
 
@@ -25,7 +25,7 @@ export function lsCommand(output: Output): CliCommand {
       if (!Number.isInteger(limit) || limit < 1) {
         throw new UsageError(`Expected --limit to be an integer from 1 but got ${args.limit}.`);
       }
-      const client = connect(args.url);
+      const client = connect(args);
       const label = args.label?.replace('=', ':');
       const contexts: Context[] = [];
       let cursor: string | undefined;

@@ -5,7 +5,7 @@ import { ReadonceError } from '../core/errors.ts';
 import { defineCliCommand, UsageError, type CliCommand, type Output } from './command.ts';
 import { formatBytes, formatCount, formatMs, formatShare, formatTable } from './format.ts';
 import { createProgressBar } from './progress.ts';
-import { connect, given, jsonArg, numberFlag, urlArg } from './remote.ts';
+import { connect, given, jsonArg, numberFlag, remoteArgs } from './remote.ts';
 
 const args = {
   file: {
@@ -21,7 +21,7 @@ const args = {
   ttl: { type: 'string', description: 'Seconds until the context expires', valueHint: 'seconds' },
   pinned: { type: 'boolean', description: 'Never remove the context to make room' },
   label: { type: 'string', description: 'Labels', valueHint: 'key=value,…' },
-  url: urlArg,
+  ...remoteArgs,
   json: jsonArg,
 } as const;
 
@@ -32,7 +32,7 @@ export function putCommand(output: Output): CliCommand {
     description: 'Read a document once and store it',
     args,
     run: async ({ args }) => {
-      const client = connect(args.url);
+      const client = connect(args);
       const compression = given({
         method: args.method,
         keepRatio: numberFlag('keep-ratio', args['keep-ratio']),

@@ -1,14 +1,27 @@
 import { createClient, type ReadonceClient } from '../client/client.ts';
-import { serverUrl } from '../config/load-config.ts';
+import { clientApiKey, serverUrl } from '../config/load-config.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { UsageError } from './command.ts';
 
-/** The `--url` argument of every command that talks to a running server. */
-export const urlArg = {
-  type: 'string',
-  description: 'Address of the server (READONCE_URL, else http://127.0.0.1:8080)',
-  valueHint: 'url',
+/** The arguments of every command that talks to a running server. */
+export const remoteArgs = {
+  url: {
+    type: 'string',
+    description: 'Address of the server (READONCE_URL, else http://127.0.0.1:8080)',
+    valueHint: 'url',
+  },
+  'api-key': {
+    type: 'string',
+    description: 'Key, if it wants one; others on this machine see it, unlike READONCE_API_KEY',
+    valueHint: 'key',
+  },
 } as const;
+
+/** What was given of `remoteArgs`. */
+export interface RemoteArgs {
+  readonly url?: string | undefined;
+  readonly 'api-key'?: string | undefined;
+}
 
 /** The `--json` argument. */
 export const jsonArg = {
@@ -16,9 +29,11 @@ export const jsonArg = {
   description: "Print the server's JSON instead of text",
 } as const;
 
-/** A client of the server that `--url` or READONCE_URL names. @throws UsageError */
-export function connect(url: string | undefined): ReadonceClient {
-  return createClient({ baseUrl: asUsage(() => serverUrl(url)) });
+/** A client of the server that the arguments or the environment name. @throws UsageError */
+export function connect(args: RemoteArgs): ReadonceClient {
+  const baseUrl = asUsage(() => serverUrl(args.url));
+  const apiKey = asUsage(() => clientApiKey(args['api-key']));
+  return createClient({ baseUrl, ...given({ apiKey }) });
 }
 
 /** Makes a configuration error of `read` a usage error. */

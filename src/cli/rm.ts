@@ -1,9 +1,9 @@
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
-import { connect, urlArg } from './remote.ts';
+import { connect, remoteArgs } from './remote.ts';
 
 const args = {
   id: { type: 'positional', required: true, description: 'The contexts to delete' },
-  url: urlArg,
+  ...remoteArgs,
 } as const;
 
 /** `readonce rm ID…`: deletes contexts and prints the ids; stops at the first that fails. */
@@ -14,7 +14,7 @@ export function rmCommand(output: Output): CliCommand {
     args,
     variadic: true,
     run: async ({ args }) => {
-      const client = connect(args.url);
+      const client = connect(args);
       for (const id of args._) {
         await client.delete(id);
         output.out(`${id}\n`);

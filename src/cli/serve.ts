@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { constants } from 'node:os';
 import type { ArgsDef } from 'citty';
-import { loadConfig } from '../config/load-config.ts';
+import { loadConfig, serverApiKeys } from '../config/load-config.ts';
 import { configKeys, describeKey, environmentName, flagName } from '../config/schema.ts';
 import type { ConfigKey } from '../config/schema.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
@@ -37,11 +37,12 @@ export function serveCommand(output: Output): CliCommand {
       }
       const file = args['config'] === undefined ? undefined : String(args['config']);
       const { config, warnings } = asUsage(() => loadConfig({ flags, file }));
+      const apiKeys = asUsage(() => serverApiKeys(config));
       for (const warning of warnings) output.err(`readonce serve: ${warning}\n`);
       const stopped = stopSignal();
       // Loaded late: the other commands start faster without the server's modules.
       const { startServer } = await import('../main.ts');
-      const server = await startServer(config, stopped);
+      const server = await startServer({ config, apiKeys }, stopped);
       if (server === undefined) return;
       output.out(`readonce ready on ${server.url}\n`);
       if (!stopped.aborted) await once(stopped, 'abort');

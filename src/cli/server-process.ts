@@ -4,6 +4,7 @@ import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createClient, type ReadonceClient } from '../client/client.ts';
 import { ReadonceError } from '../core/errors.ts';
+import { given } from './remote.ts';
 
 /** How to start a server of its own process. */
 export interface ServerProcessOptions {
@@ -13,6 +14,8 @@ export interface ServerProcessOptions {
   readonly command?: readonly string[];
   /** Default: the environment of this process. */
   readonly env?: NodeJS.ProcessEnv;
+  /** What `client` sends. */
+  readonly apiKey?: string;
 }
 
 /** A running `readonce serve`. */
@@ -66,7 +69,7 @@ export async function startServerProcess(options: ServerProcessOptions): Promise
   return {
     pid: child.pid ?? 0,
     url,
-    client: createClient({ baseUrl: url }),
+    client: createClient({ baseUrl: url, ...given({ apiKey: options.apiKey }) }),
     stdout: () => stdout,
     stderr: () => stderr,
     stop,

@@ -23,6 +23,8 @@ import type {
 export interface ClientOptions {
   /** For example `http://127.0.0.1:8080`; a path in it is kept. */
   readonly baseUrl: string;
+  /** Sent with every request, to a server that wants one. */
+  readonly apiKey?: string;
   /** Stands in for the global `fetch`, for tests and proxies. */
   readonly fetch?: typeof globalThis.fetch;
 }
@@ -134,14 +136,16 @@ interface Transport {
   json<T>(method: string, path: string, options?: SendOptions): Promise<T>;
 }
 
-function createTransport({ baseUrl, fetch = globalThis.fetch }: ClientOptions): Transport {
+function createTransport(options: ClientOptions): Transport {
+  const { baseUrl, apiKey, fetch = globalThis.fetch } = options;
+  const key = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
   const base = baseUrl.endsWith('/') ? baseUrl : `${baseUrl}/`;
   const send: Transport['send'] = async (method, path, options = {}) => {
     const { headers, signal } = options;
     const { type, ...content } = contentOf(options);
     const response = await fetch(new URL(path, base), {
       method,
-      headers: { ...headers, ...(type === undefined ? {} : { 'content-type': type }) },
+      headers: { ...headers, ...key, ...(type === undefined ? {} : { 'content-type': type }) },
       ...content,
       ...(signal === undefined ? {} : { signal }),
     }).catch((error: unknown) => {

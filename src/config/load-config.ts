@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { ApiKey } from '../core/api-key.ts';
 import { ReadonceError } from '../core/errors.ts';
+import { checkApiKey, loadApiKeys } from './api-keys.ts';
 import { userCacheFolder, type Environment } from './cache-folder.ts';
 import {
   configKeys,
@@ -14,6 +16,7 @@ import {
 
 const fileVariable = 'READONCE_CONFIG';
 const urlVariable = 'READONCE_URL';
+const keyVariable = 'READONCE_API_KEY';
 const defaultUrl = 'http://127.0.0.1:8080';
 
 /** Where settings come from. */
@@ -56,7 +59,13 @@ export function loadConfig(sources: ConfigSources = {}): LoadedConfig {
   ].map(checkLayer);
   const cache = userCacheFolder(env, sources.platform ?? process.platform);
   const merged = configSchema.parse(Object.assign({ ...defaultConfig(cache) }, ...layers));
-  const config = { ...merged, data: resolve(merged.data), cache: resolve(merged.cache) };
+  const { data, cache: folder, apiKeysFile, ...rest } = merged;
+  const config = {
+    ...rest,
+    data: resolve(data),
+    cache: resolve(folder),
+    ...(apiKeysFile === undefined ? {} : { apiKeysFile: resolve(apiKeysFile) }),
+  };
   checkHost(config);
   return { config, warnings: unknownVariables(env) };
 }
@@ -69,6 +78,21 @@ export function serverUrl(flag: string | undefined, env: Environment = process.e
     throw new ReadonceError('invalid_argument', expected(name, 'an http or https address', url));
   }
   return url;
+}
+
+/** The keys that open the server; none without `apiKeysFile`. @throws as `loadApiKeys` */
+export function serverApiKeys({ apiKeysFile }: Config): readonly ApiKey[] {
+  return apiKeysFile === undefined ? [] : loadApiKeys(apiKeysFile);
+}
+
+/** The key that client commands send: `--api-key`, READONCE_API_KEY or none. */
+export function clientApiKey(
+  flag: string | undefined,
+  env: Environment = process.env,
+): string | undefined {
+  const key = flag ?? nonEmpty(env[keyVariable]);
+  if (key === undefined) return undefined;
+  return checkApiKey(flag === undefined ? keyVariable : '--api-key', key);
 }
 
 function fileLayer(path: string): Layer {
@@ -135,11 +159,12 @@ function checkLayer(layer: Layer): object {
 
 /** Without access control only this machine may reach the server, unless someone says otherwise. */
 function checkHost(config: Config): void {
-  if (config.allowRemote || isLoopback(config.host)) return;
+  if (config.allowRemote || config.apiKeysFile !== undefined || isLoopback(config.host)) return;
   throw new ReadonceError(
     'invalid_argument',
     `${expected('host', 'a loopback address (127.0.0.1, ::1, localhost)', config.host)} ` +
-      'Anyone who can reach the server may read and delete its contexts; if that is wanted, say so ' +
+      `Without API keys (--${flagName('apiKeysFile')}) anyone who can reach the server may read and ` +
+      'delete its contexts; if that is wanted, say so ' +
       `with --${flagName('allowRemote')} or ${environmentName('allowRemote')}=true.`,
   );
 }
@@ -150,7 +175,12 @@ function isLoopback(host: string): boolean {
 
 /** A misspelt variable would silently do nothing. */
 function unknownVariables(env: Environment): readonly string[] {
-  const known = new Set([...configKeys.map(environmentName), fileVariable, urlVariable]);
+  const known = new Set([
+    ...configKeys.map(environmentName),
+    fileVariable,
+    urlVariable,
+    keyVariable,
+  ]);
   return Object.keys(env)
     .filter((name) => name.startsWith('READONCE_') && !known.has(name))
     .map(

@@ -31,7 +31,10 @@ export const configSchema = z.strictObject({
   port: integer(0, 65_535).describe('Port to listen on; 0 takes a free one.'),
   allowRemote: z
     .boolean({ error: 'true or false' })
-    .describe('Allow a host that other machines can reach: there is no access control.'),
+    .describe('Allow a host that other machines can reach although there are no API keys.'),
+  apiKeysFile: text('a file')
+    .optional()
+    .describe('JSON file of API keys and their tenants; without it there is no access control.'),
   data: text('a folder').describe('Folder of the context store.'),
   storeMaxBytes: bytes(mebibyte).describe('Most bytes the context store may take on disk.'),
   model: text('a folder, a GGUF file, a hub id, reader or reader-mini').describe(
@@ -47,8 +50,10 @@ export const configSchema = z.strictObject({
   maxBodyBytes: integer(1024, 2 ** 30).describe('Largest request body.'),
   maxImportBytes: bytes(mebibyte).describe('Largest context file that is imported.'),
   maxQueuedIngests: integer(1, 100_000).describe('Ingestions that may run or wait.'),
+  maxTenantIngests: integer(1, 100_000).describe('Of these, of one tenant.'),
   maxRunningQueries: integer(1, 64).describe('Queries that compute at once; others wait.'),
   maxQueuedQueries: integer(1, 100_000).describe('Queries that may run or wait.'),
+  maxTenantQueries: integer(1, 100_000).describe('Of these, of one tenant.'),
   maxQueryWaitMs: integer(1, 3_600_000).describe('How long a query may wait for its turn.'),
   maxSessions: integer(0, 100_000).describe('Sessions held at once.'),
   shutdownMs: integer(0, 3_600_000).describe('How long running answers may take to finish.'),
@@ -91,9 +96,13 @@ export function defaultConfig(cacheFolder: string): Config {
     // Half the cache of 64 Ki tokens at 128 KiB a token, as models of 8B parameters have.
     maxImportBytes: 4096 * mebibyte,
     maxQueuedIngests: 64,
+    // A quarter: three tenants may be at their bound, and a fourth still finds a place.
+    maxTenantIngests: 16,
     // Past sixteen tokens a step, two cores gain nothing from more.
     maxRunningQueries: 16,
     maxQueuedQueries: 256,
+    // A quarter, as above.
+    maxTenantQueries: 64,
     // Proxies commonly give up after a minute.
     maxQueryWaitMs: 60_000,
     maxSessions: 256,

@@ -30,7 +30,7 @@ export async function derive(
   dependencies: DeriveDependencies,
   call: IngestCall,
 ): Promise<StoredContext | undefined> {
-  for (const { record } of sources(dependencies.store, call.document)) {
+  for (const { record } of sources(dependencies.store, call)) {
     try {
       return await deriveFrom(record, dependencies, call);
     } catch (error) {
@@ -44,8 +44,8 @@ export async function derive(
 /** The source is damaged; it was removed, or replaced, while it was read. */
 const sourceErrors: ReadonlySet<string> = new Set(['corrupt_record', 'not_found', 'conflict']);
 
-/** Contexts that have all pairs of a document's, the smallest first. */
-function sources(store: ContextStore, document: TokenizedDocument): readonly StoredContext[] {
+/** The owner's contexts that have all pairs of a document's, the smallest first. */
+function sources(store: ContextStore, { request, document }: IngestCall): readonly StoredContext[] {
   const { keepRatio, precision } = document.compression;
   const finer = new Set([precision, ...resolvePrecision(precision).exactFrom]);
   return store
@@ -53,7 +53,7 @@ function sources(store: ContextStore, document: TokenizedDocument): readonly Sto
     .filter(({ record }) => {
       const { compression } = record;
       const holdsAll = compression.keepRatio >= keepRatio && finer.has(compression.precision);
-      return holdsAll && record.id !== document.id;
+      return holdsAll && record.id !== document.id && record.tenant === request.tenant;
     })
     .toSorted((a, b) => a.storedBytes - b.storedBytes);
 }

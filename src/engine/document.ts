@@ -56,9 +56,9 @@ export function tokenizeDocument(
     encode: (text) => tokenizer.encode(text),
   };
   const chunkTokens = method.chunkTokens(plan);
-  const { tenant, compression } = request;
+  const { tenantSalt, compression } = request;
   const identity: ContextIdentity = {
-    tenantSalt: tenant,
+    tenantSalt,
     modelFingerprint: checkpoint.fingerprint,
     prefixIds,
     documentIds,

@@ -24,6 +24,8 @@ export interface EngineInfo {
 export interface IdentifyRequest {
   /** Owner; '' without tenants. */
   readonly tenant: string;
+  /** Makes the owner's ids differ from others'; '' for tenant ''. */
+  readonly tenantSalt: string;
   /** Trimmed, not empty. */
   readonly document: string;
   readonly instructions: string | undefined;

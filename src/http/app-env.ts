@@ -1,4 +1,5 @@
 import type { OpenAPIHono } from '@hono/zod-openapi';
+import type { ApiKey } from '../core/api-key.ts';
 import type { Clock } from '../core/clock.ts';
 import type { Logger } from '../observability/logger.ts';
 import type { Metrics } from '../observability/metrics.ts';
@@ -15,6 +16,12 @@ export interface AppEnv {
     requestId: string;
     /** When the request arrived, `Clock.monotonicMs`. */
     arrivedAtMs: number;
+    /** Whose request it is; '' without API keys. */
+    tenant: string;
+    /** Aborts when the client has gone or its time is up; the reason is a `ReadonceError`. */
+    signal: AbortSignal;
+    /** To be called when a response begins that is a stream, and the result when it ends. */
+    beginStream: () => () => void;
     /** The code of the problem that was answered, if one was. */
     problemCode?: string;
   };
@@ -26,6 +33,8 @@ export type App = OpenAPIHono<AppEnv>;
 /** What the HTTP layer is made of. */
 export interface AppDeps {
   readonly service: Service;
+  /** None: nobody needs one. */
+  readonly apiKeys: readonly ApiKey[];
   readonly limits: HttpLimits;
   readonly clock: Clock;
   readonly logger: Logger;

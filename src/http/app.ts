@@ -5,10 +5,12 @@ import { secureHeaders } from 'hono/secure-headers';
 import { randomUUID } from 'node:crypto';
 import { ReadonceError } from '../core/errors.ts';
 import type { App, AppDeps, AppEnv } from './app-env.ts';
-import { disconnectedResponse, disconnection, isDisconnection } from './disconnection.ts';
+import { authentication } from './authentication.ts';
+import { disconnectedResponse, isDisconnection } from './disconnection.ts';
 import { arrival, observation, validQueryString } from './middleware.ts';
 import { openApiRoute } from './openapi.ts';
 import { clientError, problemResponse } from './problem.ts';
+import { requestLife } from './request-life.ts';
 import { contextRoutes } from './routes/contexts.ts';
 import { eventRoutes } from './routes/events.ts';
 import { importanceRoutes } from './routes/importance.ts';
@@ -36,8 +38,9 @@ export function createApp(deps: AppDeps): App {
     }),
   );
   app.use(observation(deps));
-  app.use(disconnection());
   app.use(secureHeaders());
+  app.use(authentication(deps.apiKeys));
+  app.use(requestLife());
   app.use(validQueryString());
   contextRoutes(app, deps);
   eventRoutes(app, deps);
@@ -47,11 +50,11 @@ export function createApp(deps: AppDeps): App {
   chatRoutes(app, deps);
   transferRoutes(app, deps);
   serviceRoutes(app, deps);
-  openApiRoute(app);
+  openApiRoute(app, { needsKey: deps.apiKeys.length > 0 });
   const paths = declaredPaths(app);
   app.notFound((c) => unknownRoute(c, paths));
   app.onError((thrown, c) => {
-    if (isDisconnection(c, thrown)) return disconnectedResponse();
+    if (isDisconnection(thrown)) return disconnectedResponse();
     const error = clientError(thrown);
     if (error.status === 500) {
       deps.logger.error({ err: thrown, requestId: c.var.requestId }, 'request failed');

@@ -1,7 +1,8 @@
 import type { MiddlewareHandler } from 'hono';
 import { ReadonceError } from '../core/errors.ts';
+import { untilAborted } from '../core/until-aborted.ts';
 import type { AppEnv } from './app-env.ts';
-import { BrokenTransfer } from './disconnection.ts';
+import { Disconnection } from './disconnection.ts';
 
 /** What a route takes; the rest is `unsupported_media_type` or `payload_too_large`. */
 export interface BodyOptions {
@@ -26,7 +27,7 @@ export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
     if (!mayBeNone) checkTextType(contentType, options.mediaTypes);
     checkEncoding(c.req.header('Content-Encoding'));
     if (Number(c.req.header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
-    const text = decode(await readBytes(c.req.raw.body, options));
+    const text = decode(await readBytes(c.req.raw.body, options, c.var.signal));
     if (mayBeNone && text !== '') checkTextType(contentType, options.mediaTypes);
     // Declared as the text itself, but read as a promise of it.
     Object.assign(c.req.bodyCache, { text: Promise.resolve(text) });
@@ -37,11 +38,12 @@ export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
 /**
  * A request's body in parts, as they come. Whoever stops early gets the answer through: the rest is
  * read and dropped.
- * @throws ReadonceError `unsupported_media_type`, `payload_too_large`
+ * @throws ReadonceError `unsupported_media_type`, `payload_too_large`; the reason of `signal`
  */
 export function streamBody(
   request: Request,
   options: BodyOptions,
+  signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, undefined> {
   const header = (name: string) => request.headers.get(name) ?? undefined;
   const contentType = header('Content-Type');
@@ -50,7 +52,7 @@ export function streamBody(
   }
   checkEncoding(header('Content-Encoding'));
   if (Number(header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
-  return boundedParts(request.body, options);
+  return boundedParts(request.body, options, signal);
 }
 
 /** The media type of a `Content-Type`, without its parameters, lower case; '' if there is none. */
@@ -84,25 +86,25 @@ function checkEncoding(encoding: string | undefined): void {
 async function readBytes(
   body: ReadableStream<Uint8Array> | null,
   options: BodyOptions,
+  signal: AbortSignal,
 ): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
-  for await (const chunk of boundedParts(body, options)) chunks.push(chunk);
+  for await (const chunk of boundedParts(body, options, signal)) chunks.push(chunk);
   return Buffer.concat(chunks);
 }
 
-/** @throws ReadonceError `payload_too_large` */
+/** @throws ReadonceError `payload_too_large`; the reason of `signal` */
 async function* boundedParts(
   body: ReadableStream<Uint8Array> | null,
   options: BodyOptions,
+  signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, undefined> {
   if (body === null) return;
   const reader = body.getReader();
   let size = 0;
   try {
     for (;;) {
-      const { done, value } = await reader.read().catch((error: unknown) => {
-        throw new BrokenTransfer(error);
-      });
+      const { done, value } = await untilAborted(readPart(reader), signal);
       if (done) return;
       size += value.byteLength;
       if (size > options.maxBytes) throw tooLarge(options);
@@ -110,6 +112,15 @@ async function* boundedParts(
     }
   } finally {
     void discard(reader);
+  }
+}
+
+/** The next part. @throws Disconnection nothing but its connection ends a body before its end */
+async function readPart(reader: ReadableStreamDefaultReader<Uint8Array>) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    throw new Disconnection(error);
   }
 }
 

@@ -8,6 +8,14 @@ import { problemSchema, type Problem } from './schemas/problem.ts';
 /** The media type of every error (RFC 9457). */
 export const problemMediaType = 'application/problem+json';
 
+/** Codes that always come with `Retry-After`, and its seconds where the error names none. */
+const usualRetryAfterSeconds: ReadonlyMap<ErrorCode, number> = new Map([
+  ['quota_exceeded', 60],
+  ['rate_limited', 2],
+  ['overloaded', 2],
+  ['engine_unavailable', 2],
+]);
+
 /** The problem (RFC 9457) that tells a client of an error. */
 export function problemOf(
   error: ReadonceError,
@@ -31,9 +39,11 @@ export function problemOf(
 export function problemResponse(c: Context<AppEnv>, error: ReadonceError): Response {
   const problem = problemOf(error, { instance: c.req.path, requestId: c.var.requestId });
   c.set('problemCode', error.code);
-  if (error.retryAfterSeconds !== undefined) {
-    c.header('Retry-After', String(Math.ceil(error.retryAfterSeconds)));
+  const retryAfterSeconds = error.retryAfterSeconds ?? usualRetryAfterSeconds.get(error.code);
+  if (retryAfterSeconds !== undefined) {
+    c.header('Retry-After', String(Math.ceil(retryAfterSeconds)));
   }
+  if (error.code === 'unauthenticated') c.header('WWW-Authenticate', 'Bearer');
   const { status } = errorTable[error.code];
   if (speaksOpenAi(c.req.path)) return c.json(openAiError(problem), status);
   return c.body(JSON.stringify(problem), status, { 'Content-Type': problemMediaType });

@@ -1,6 +1,7 @@
 import type { Context } from 'hono';
 import { streamSSE, type SSEMessage } from 'hono/streaming';
 import { asReadonceError, type ReadonceError } from '../core/errors.ts';
+import { untilAborted } from '../core/until-aborted.ts';
 import type { AppEnv } from './app-env.ts';
 import { isDisconnection } from './disconnection.ts';
 import { clientError, problemOf } from './problem.ts';
@@ -27,24 +28,27 @@ export interface EventStreamOptions {
 /**
  * Answers with an event stream. The response begins when the first event is there, so that an error
  * before it is an ordinary problem (thrown); a later one becomes an `error` event. Comments keep an
- * idle stream open. The source must end when the request's signal aborts.
+ * idle stream open. When the request's signal aborts, the stream ends, by an `error` event if the
+ * client is still there; the source is to end by itself.
  */
 export async function eventStream(
   c: Context<AppEnv>,
   source: AsyncIterator<ServerEvent, undefined>,
   options: EventStreamOptions,
 ): Promise<Response> {
-  let next = await source.next();
+  const { signal } = c.var;
+  let next = await untilAborted(source.next(), signal);
+  const ended = c.var.beginStream();
   const request = { instance: c.req.path, requestId: c.var.requestId };
   return streamSSE(c, async (stream) => {
     const heartbeat = setInterval(() => void stream.write(': heartbeat\n\n'), options.heartbeatMs);
     try {
       while (!next.done) {
         await stream.writeSSE(encode(next.value));
-        next = await source.next();
+        next = await untilAborted(source.next(), signal);
       }
     } catch (thrown) {
-      if (isDisconnection(c, thrown)) return;
+      if (isDisconnection(thrown)) return;
       options.onError(asReadonceError(thrown));
       const problem = problemOf(clientError(thrown), request);
       await stream.writeSSE(
@@ -52,6 +56,7 @@ export async function eventStream(
       );
     } finally {
       clearInterval(heartbeat);
+      ended();
     }
   });
 }

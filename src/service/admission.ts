@@ -1,21 +1,34 @@
+import { assert } from '../core/assert.ts';
 import { ReadonceError } from '../core/errors.ts';
 
 /** Seconds after which a refused client is told to come back. */
 const retryAfterSeconds = 2;
 
+/** How many places there are. */
+export interface Places {
+  /** For everybody together, at least one. */
+  readonly all: number;
+  /**
+   * For each tenant, at least one. Tenant '' is alone, so that only `all` holds for it. Default
+   * half of `all`: one tenant never shuts the others out.
+   */
+  readonly each?: number;
+}
+
 /** A bounded number of places. Whoever finds none is refused at once rather than kept waiting. */
 export class Admission {
   readonly #what: string;
-  readonly #limit: number;
+  readonly #all: number;
+  readonly #each: number;
+  /** Tenants that have places, and how many. */
+  readonly #takenBy = new Map<string, number>();
   #taken = 0;
 
-  /**
-   * @param what plural noun for messages, as in "queries"
-   * @param limit places, at least one
-   */
-  constructor(what: string, limit: number) {
+  /** @param what plural noun for messages, as in "queries" */
+  constructor(what: string, { all, each = Math.ceil(all / 2) }: Places) {
     this.#what = what;
-    this.#limit = limit;
+    this.#all = all;
+    this.#each = each;
   }
 
   get taken(): number {
@@ -24,32 +37,48 @@ export class Admission {
 
   /**
    * Takes a place; returns the function that gives it back (once, however often it is called).
-   * @throws ReadonceError `overloaded`
+   * @throws ReadonceError `rate_limited` if the tenant has its share, `overloaded` if all are taken
    */
-  enter(): () => void {
-    if (this.#taken >= this.#limit) {
-      throw new ReadonceError(
-        'overloaded',
-        `Expected fewer than ${this.#limit} ${this.#what} at once but got one more; ` +
-          `try again in ${retryAfterSeconds} seconds.`,
-        { retryAfterSeconds },
-      );
+  enter(tenant: string): () => void {
+    const own = this.#takenBy.get(tenant) ?? 0;
+    if (tenant !== '' && own >= this.#each) {
+      throw this.#refusal('rate_limited', `${this.#each} ${this.#what} at once of one tenant`);
+    }
+    if (this.#taken >= this.#all) {
+      throw this.#refusal('overloaded', `${this.#all} ${this.#what} at once`);
     }
     this.#taken++;
+    this.#takenBy.set(tenant, own + 1);
     let held = true;
     return () => {
-      if (held) this.#taken--;
+      if (held) this.#leave(tenant);
       held = false;
     };
   }
 
-  /** Runs `work` in a place. @throws ReadonceError `overloaded` */
-  async run<T>(work: () => Promise<T>): Promise<T> {
-    const leave = this.enter();
+  /** Runs `work` in a place. @throws ReadonceError as `enter` does */
+  async run<T>(tenant: string, work: () => Promise<T>): Promise<T> {
+    const leave = this.enter(tenant);
     try {
       return await work();
     } finally {
       leave();
     }
+  }
+
+  #leave(tenant: string): void {
+    const own = this.#takenBy.get(tenant);
+    assert(own !== undefined && own > 0, 'expected to leave a place that was taken');
+    this.#taken--;
+    if (own === 1) this.#takenBy.delete(tenant);
+    else this.#takenBy.set(tenant, own - 1);
+  }
+
+  #refusal(code: 'rate_limited' | 'overloaded', bound: string): ReadonceError {
+    return new ReadonceError(
+      code,
+      `Expected at most ${bound} but got one more; try again in ${retryAfterSeconds} seconds.`,
+      { retryAfterSeconds },
+    );
   }
 }

@@ -94,29 +94,29 @@ export class Chats {
   }
 
   async #ground(input: ChatInput, signal: AbortSignal): Promise<Ground> {
-    const { contextId, messages } = input;
+    const { tenant, contextId, messages, store } = input;
     if (contextId !== undefined) {
-      const stored = this.#parts.lookup.ready(contextId);
+      const stored = this.#parts.lookup.ready({ tenant, id: contextId });
       return { source: contextSource(stored), stored, turns: conversationTurns(messages) };
     }
     const plan = planChat(messages);
     const { document, instructions, turns } = plan;
-    const stored = await this.#findDocument(plan, input.store, signal);
+    const stored = await this.#findDocument(plan, { tenant, store }, signal);
     if (stored !== undefined) return { source: contextSource(stored), stored, turns };
     return { source: { kind: 'prompt', document, instructions }, stored: undefined, turns };
   }
 
   async #findDocument(
     { document, instructions }: ChatPlan,
-    store: boolean,
+    { tenant, store }: Pick<ChatInput, 'tenant' | 'store'>,
     signal: AbortSignal,
   ): Promise<StoredContext | undefined> {
     if (document === undefined) return undefined;
     const { lookup, put } = this.#parts;
-    const input = { document, instructions, compression: {} };
+    const input = { tenant, document, instructions, compression: {} };
     if (!store) return put.find(input, signal);
     const { context } = await put.put(input, { wait: true, signal });
-    return lookup.ready(context.id);
+    return lookup.ready({ tenant, id: context.id });
   }
 }
 

@@ -2,6 +2,7 @@ import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { contextIdPattern } from '../core/identity.ts';
 import { faultOf } from '../../storage/fault.ts';
+import type { ContextRef } from './context-ref.ts';
 import type { Ingestion } from './ingestion.ts';
 import type { FailedIngestion, Ingestions } from './ingestions.ts';
 import type { ServiceDeps } from './deps.ts';
@@ -13,7 +14,10 @@ export type Lookup =
   | { readonly status: 'ingesting'; readonly ingestion: Ingestion }
   | { readonly status: 'failed'; readonly failed: FailedIngestion };
 
-/** Finds contexts by id, stored, being ingested or failed. */
+/**
+ * Finds a tenant's contexts by id, stored, being ingested or failed. Others' are as unknown as
+ * those that there never were.
+ */
 export class ContextLookup {
   readonly #deps: Pick<ServiceDeps, 'store' | 'clock'>;
   readonly #ingestions: Ingestions;
@@ -24,43 +28,69 @@ export class ContextLookup {
   }
 
   /** @throws ReadonceError `not_found` (malformed ids too), `gone`, `corrupt_record` */
-  find(id: string): Lookup {
+  find(ref: ContextRef): Lookup {
+    const { tenant, id } = ref;
     if (!contextIdPattern.test(id)) throw notFound();
     const ingestion = this.#ingestions.running(id);
-    if (ingestion?.cancelled !== undefined) throw notFound();
-    if (ingestion !== undefined) return { status: 'ingesting', ingestion };
-    const stored = this.#intact(id);
+    if (ingestion !== undefined) {
+      if (ingestion.pending.tenant !== tenant) throw notFound();
+      if (ingestion.cancelled !== undefined) throw notFound();
+      return { status: 'ingesting', ingestion };
+    }
+    const stored = this.#intact(ref);
     if (stored !== undefined) {
       if (hasExpired(stored.usage, this.#deps.clock.nowMs())) throw gone();
       return { status: 'ready', stored };
     }
     const failed = this.#ingestions.failed(id);
-    if (failed === undefined) throw notFound();
+    if (failed?.pending.tenant !== tenant) throw notFound();
     return { status: 'failed', failed };
   }
 
+  /** Whether there is anything of this id, in whatever state, and it is the tenant's. */
+  isOwn(ref: ContextRef): boolean {
+    const { tenant, id } = ref;
+    if (!contextIdPattern.test(id)) return false;
+    const known = this.#ingestions.running(id) ?? this.#ingestions.failed(id);
+    if (known !== undefined) return known.pending.tenant === tenant;
+    try {
+      return this.#deps.store.get(id)?.record.tenant === tenant;
+    } catch (error) {
+      if (isCorrupt(error)) return this.#isListed(ref);
+      throw error;
+    }
+  }
+
   /** What fails a check is quarantined: the next look finds nothing, and a PUT rebuilds it. */
-  #intact(id: string): StoredContext | undefined {
+  #intact(ref: ContextRef): StoredContext | undefined {
+    const { tenant, id } = ref;
     const { store } = this.#deps;
     try {
-      return store.get(id);
+      const stored = store.get(id);
+      return stored?.record.tenant === tenant ? stored : undefined;
     } catch (error) {
-      if (error instanceof ReadonceError && error.code === 'corrupt_record') {
+      if (isCorrupt(error)) {
+        if (!this.#isListed(ref)) return undefined;
         store.quarantine(id, faultOf(error));
       }
       throw error;
     }
   }
 
+  /** As `isOwn`, of a context whose records cannot be read. Without tenants all are one's own. */
+  #isListed(ref: ContextRef): boolean {
+    return ref.tenant === '' || this.#deps.store.isListed(ref);
+  }
+
   /** @throws ReadonceError `conflict` if it is not ready, and what `find` throws */
-  ready(id: string): StoredContext {
-    const found = this.find(id);
+  ready(ref: ContextRef): StoredContext {
+    const found = this.find(ref);
     if (found.status === 'ready') return found.stored;
     if (found.status === 'ingesting') {
       throw new ReadonceError(
         'conflict',
         'Expected a context that is ready but got one still being ingested. Follow ' +
-          `GET /contexts/${id}/events until it is.`,
+          `GET /contexts/${ref.id}/events until it is.`,
         { retryAfterSeconds: 1 },
       );
     }
@@ -72,7 +102,11 @@ export class ContextLookup {
   }
 }
 
-/** One text for malformed, unknown and deleted ids: nothing is said about which it was. */
+function isCorrupt(error: unknown): error is ReadonceError {
+  return error instanceof ReadonceError && error.code === 'corrupt_record';
+}
+
+/** One text for malformed, unknown, deleted and others' ids: nothing is said of which it was. */
 export function notFound(): ReadonceError {
   return new ReadonceError(
     'not_found',

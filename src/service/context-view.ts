@@ -34,6 +34,8 @@ export interface ContextView {
 /** What is known of a context before it is stored. */
 export interface PendingContext {
   readonly id: string;
+  /** Owner; '' without tenants. */
+  readonly tenant: string;
   readonly model: { readonly id: string; readonly fingerprint: string };
   readonly document: { readonly bytes: number; readonly tokens: number; readonly sha256: string };
   readonly compression: CompressionSpec;

@@ -6,8 +6,9 @@ import { Admission } from './admission.ts';
 import { AsyncQueue } from './async-queue.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import { notFound } from './context-lookup.ts';
+import type { ContextRef } from './context-ref.ts';
 import { pendingView, readyView, type ContextView } from './context-view.ts';
-import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { ServiceDeps } from './deps.ts';
 import type { Ingestion, IngestionEvent } from './ingestion.ts';
 import type { Ingestions } from './ingestions.ts';
 import { invalidArgument } from './invalid-argument.ts';
@@ -15,6 +16,8 @@ import { hasExpired, usageChange, type UsageRequest } from './usage-change.ts';
 
 /** Which page of contexts. */
 export interface ListInput {
+  /** Whose contexts; '' without tenants. */
+  readonly tenant: string;
   /** 1 … 100 */
   readonly limit: number;
   /** `nextCursor` of the page before; undefined: the first page. */
@@ -71,12 +74,12 @@ export class Contexts {
     this.#deps = deps;
     this.#lookup = lookup;
     this.#ingestions = ingestions;
-    this.#streams = new Admission('event streams', deps.limits.maxEventStreams);
+    this.#streams = new Admission('event streams', { all: deps.limits.maxEventStreams });
   }
 
   /** @throws ReadonceError `not_found`, `gone`, `corrupt_record` */
-  get(id: string): ContextView {
-    const found = this.#lookup.find(id);
+  get(ref: ContextRef): ContextView {
+    const found = this.#lookup.find(ref);
     if (found.status === 'ready') return readyView(found.stored, true);
     if (found.status === 'failed') return pendingView(found.failed.pending, 'failed', true);
     return pendingView(found.ingestion.pending, 'ingesting', true);
@@ -87,7 +90,7 @@ export class Contexts {
    * than its limit although more follow. @throws ReadonceError `invalid_argument` (cursor)
    */
   list(input: ListInput): ContextPage {
-    const page = this.#deps.store.list({ tenant: onlyTenant, ...input });
+    const page = this.#deps.store.list(input);
     const nowMs = this.#deps.clock.nowMs();
     const usable = page.contexts.filter(({ usage }) => !hasExpired(usage, nowMs));
     return {
@@ -97,21 +100,23 @@ export class Contexts {
   }
 
   /** @throws ReadonceError `not_found`, `gone`, `conflict` (its ingestion failed) */
-  async change(id: string, request: UsageRequest): Promise<ContextView> {
+  async change(ref: ContextRef, request: UsageRequest): Promise<ContextView> {
     const change = usageChange(request, this.#deps.clock.nowMs());
-    const found = this.#lookup.find(id);
+    const found = this.#lookup.find(ref);
     if (found.status === 'ingesting' && found.ingestion.changeUsage(change)) {
       return pendingView(found.ingestion.pending, 'ingesting', true);
     }
     if (found.status === 'ingesting') await found.ingestion.settled();
-    const { record } = this.#lookup.ready(id);
+    const { record } = this.#lookup.ready(ref);
     const updated = await this.#deps.store.update(record.id, change);
     if (updated === undefined) throw notFound();
     return readyView(updated, true);
   }
 
   /** Deletes a context; one still being ingested is stopped. @throws ReadonceError `not_found` */
-  async delete(id: string): Promise<void> {
+  async delete(ref: ContextRef): Promise<void> {
+    if (!this.#lookup.isOwn(ref)) throw notFound();
+    const { id } = ref;
     const stopped = await this.#ingestions.cancel(
       id,
       new ReadonceError('conflict', 'The context was deleted while it was being ingested.'),
@@ -124,11 +129,11 @@ export class Contexts {
 
   /**
    * What happens to a context until it is ready or has failed; at once, if it is already. The
-   * stream ends after `ready` or `failed`, or when `signal` aborts.
-   * @throws ReadonceError `not_found`, `gone`, `overloaded`
+   * stream ends after `ready` or `failed`, or fails with the reason of `signal`.
+   * @throws ReadonceError `not_found`, `gone`, `rate_limited`, `overloaded`
    */
-  events(id: string, signal: AbortSignal): AsyncIterable<ContextEvent> {
-    const found = this.#lookup.find(id);
+  events(ref: ContextRef, signal: AbortSignal): AsyncIterable<ContextEvent> {
+    const found = this.#lookup.find(ref);
     const queue = new AsyncQueue<ContextEvent>();
     if (found.status === 'ingesting') {
       this.#follow(found.ingestion, queue, signal);
@@ -147,8 +152,8 @@ export class Contexts {
    * @throws ReadonceError `invalid_argument` (a head the model does not have), `not_found`, `gone`,
    *   `conflict` (not ready), `corrupt_record`
    */
-  importance(id: string, selection: HeadSelection): Importance {
-    const stored = this.#lookup.ready(id);
+  importance(ref: ContextRef, selection: HeadSelection): Importance {
+    const stored = this.#lookup.ready(ref);
     const { record } = stored;
     const { layers, kvHeads } = record.layout;
     const keptCounts = Array.from({ length: layers }, (_, layer) =>
@@ -157,7 +162,7 @@ export class Contexts {
         .map((count) => count - record.prefixTokens),
     );
     return {
-      contextId: id,
+      contextId: record.id,
       documentTokens: contextTokens(record) - record.prefixTokens,
       prefixTokens: record.prefixTokens,
       layers,
@@ -182,12 +187,16 @@ export class Contexts {
   }
 
   #follow(ingestion: Ingestion, queue: AsyncQueue<ContextEvent>, signal: AbortSignal): void {
-    const leave = this.#streams.enter();
+    const leave = this.#streams.enter(ingestion.pending.tenant);
     const finish = () => {
       stop();
       leave();
-      signal.removeEventListener('abort', finish);
+      signal.removeEventListener('abort', abandon);
       queue.end();
+    };
+    const abandon = () => {
+      queue.fail(signal.reason);
+      finish();
     };
     const stop = ingestion.follow((event: IngestionEvent) => {
       if (event.kind === 'progress') {
@@ -201,8 +210,8 @@ export class Contexts {
       );
       finish();
     });
-    signal.addEventListener('abort', finish);
-    if (signal.aborted) finish();
+    signal.addEventListener('abort', abandon);
+    if (signal.aborted) abandon();
   }
 
   async #unload(id: string): Promise<void> {

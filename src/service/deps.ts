@@ -17,6 +17,3 @@ export interface ServiceDeps {
   readonly logger: Logger;
   readonly metrics: Metrics;
 }
-
-/** Without tenants every context has the same owner. */
-export const onlyTenant = '';

@@ -1,11 +1,19 @@
-/** Bounds on what the service holds at once. Past a bound, requests are refused as `overloaded`. */
+/**
+ * Bounds on what the service holds at once. Past a bound, requests are refused as `overloaded`.
+ * Where nothing else is said, a tenant may take half of the places; one more is refused as
+ * `rate_limited`.
+ */
 export interface ServiceLimits {
   /** Ingestions running or queued. Each holds its document in memory until it is done. */
   readonly maxQueuedIngests: number;
+  /** Of these, of one tenant. */
+  readonly maxTenantIngests: number;
   /** Documents being identified (tokenised and looked up) at once. */
   readonly maxIdentifies: number;
-  /** Queries running or queued. */
+  /** Queries running or queued; and as many sessions being opened. */
   readonly maxQueuedQueries: number;
+  /** Of these, of one tenant. */
+  readonly maxTenantQueries: number;
   /** Context files being imported. Each is on the disk as far as it came, and a head in memory. */
   readonly maxImports: number;
   /** Open event streams. */
@@ -19,12 +27,15 @@ export interface ServiceLimits {
 /**
  * 64 documents of the largest body (10 MiB) are two thirds of a GiB, and documents that fit an
  * embedded model's window are a hundred times smaller. Queries and streams are small: their
- * bounds only keep waiting times sensible.
+ * bounds only keep waiting times sensible. A quarter for each tenant: three may be at their bound,
+ * and a fourth still finds a place.
  */
 export const defaultServiceLimits: ServiceLimits = {
   maxQueuedIngests: 64,
+  maxTenantIngests: 16,
   maxIdentifies: 32,
   maxQueuedQueries: 256,
+  maxTenantQueries: 64,
   maxImports: 2,
   maxEventStreams: 256,
   maxBufferedEvents: 64,

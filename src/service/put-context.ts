@@ -1,15 +1,18 @@
 import { createHash } from 'node:crypto';
-import { defined } from '../core/assert.ts';
+import { assert, defined } from '../core/assert.ts';
 import type { ContextUsage, StoredContext } from '../core/context.ts';
+import { isDeadlineExceeded } from '../core/deadline.ts';
 import { ReadonceError } from '../core/errors.ts';
-import type { IdentifyRequest, Identified } from '../engine/protocol.ts';
+import { untilAborted } from '../core/until-aborted.ts';
+import type { IdentifyRequest, Identified, Ingested } from '../engine/protocol.ts';
 import { Admission } from './admission.ts';
 import { resolveCompression, type CompressionRequest } from './compression.ts';
 import { pendingView, readyView, type ContextView, type PendingContext } from './context-view.ts';
-import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { ServiceDeps } from './deps.ts';
 import type { Ingestion } from './ingestion.ts';
 import type { Ingestions } from './ingestions.ts';
 import { invalidArgument } from './invalid-argument.ts';
+import type { TenantSalts } from './tenant-salts.ts';
 import { hasExpired, usageChange, type UsageRequest } from './usage-change.ts';
 
 /** Times a PUT starts over because the context changed under its hands. */
@@ -17,6 +20,8 @@ const maxAttempts = 4;
 
 /** What a client puts; what it leaves out comes from the configuration. */
 export interface PutInput extends UsageRequest {
+  /** Whose context it will be; '' without tenants. */
+  readonly tenant: string;
   /** As the client sent it; trimmed here. */
   readonly document: string;
   readonly instructions: string | undefined;
@@ -27,7 +32,10 @@ export interface PutInput extends UsageRequest {
 export interface PutOptions {
   /** False: answer as soon as the id is known. */
   readonly wait: boolean;
-  /** Stops identifying the document; ingestion goes on, since it is useful work. */
+  /**
+   * Stops identifying the document, and waiting. An ingestion goes on, since it is useful work and
+   * others may wait for it.
+   */
   readonly signal: AbortSignal;
 }
 
@@ -50,18 +58,25 @@ export class PutContext {
   readonly #ingestions: Ingestions;
   readonly #identifies: Admission;
   readonly #places: Admission;
+  readonly #salts: TenantSalts;
 
-  constructor(deps: ServiceDeps, ingestions: Ingestions) {
+  constructor(deps: ServiceDeps, ingestions: Ingestions, salts: TenantSalts) {
+    const { maxIdentifies, maxQueuedIngests, maxTenantIngests } = deps.limits;
     this.#deps = deps;
     this.#ingestions = ingestions;
-    this.#identifies = new Admission('documents being identified', deps.limits.maxIdentifies);
-    this.#places = new Admission('queued ingestions', deps.limits.maxQueuedIngests);
+    this.#salts = salts;
+    this.#identifies = new Admission('documents being identified', { all: maxIdentifies });
+    this.#places = new Admission('queued ingestions', {
+      all: maxQueuedIngests,
+      each: maxTenantIngests,
+    });
   }
 
   /**
    * Finds the document's context or ingests it.
-   * @throws ReadonceError `invalid_argument`, `unsupported`, `context_too_long`, `overloaded`,
-   *   `engine_unavailable`, `storage_full`, `conflict` (deleted while it was being ingested)
+   * @throws ReadonceError `invalid_argument`, `unsupported`, `context_too_long`, `rate_limited`,
+   *   `overloaded`, `engine_unavailable`, `storage_full`, `conflict` (deleted while it was being
+   *   ingested); the reason of `signal`
    */
   async put(input: PutInput, options: PutOptions): Promise<PutResult> {
     const request = this.#identifyRequest(input);
@@ -84,7 +99,7 @@ export class PutContext {
 
   /**
    * The document's context, if it is stored and has not expired; the model does not run.
-   * @throws ReadonceError as `put` does before it stores anything
+   * @throws ReadonceError as `put` does before it stores anything; the reason of `signal`
    */
   async find(input: PutInput, signal: AbortSignal): Promise<StoredContext | undefined> {
     const { stored } = await this.#identify(this.#identifyRequest(input), signal);
@@ -92,8 +107,15 @@ export class PutContext {
     return hasExpired(stored.usage, this.#deps.clock.nowMs()) ? undefined : stored;
   }
 
-  #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
-    return this.#identifies.run(() => this.#deps.engine.identify(request, signal));
+  /** @throws the reason of `signal`, if it aborted meanwhile */
+  async #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
+    const identified = await this.#identifies.run(request.tenant, () =>
+      this.#deps.engine.identify(request, signal),
+    );
+    signal.throwIfAborted();
+    const owner = identified.stored?.record.tenant ?? request.tenant;
+    assert(owner === request.tenant, 'expected salts to keep the ids of tenants apart');
+    return identified;
   }
 
   #identifyRequest(input: PutInput): IdentifyRequest {
@@ -105,7 +127,8 @@ export class PutContext {
       );
     }
     return {
-      tenant: onlyTenant,
+      tenant: input.tenant,
+      tenantSalt: this.#salts.saltOf(input.tenant),
       document,
       instructions: input.instructions === '' ? undefined : input.instructions,
       compression: resolveCompression(input.compression, this.#deps.defaults),
@@ -126,7 +149,7 @@ export class PutContext {
   async #joinOrStart(
     request: IdentifyRequest,
     identified: Identified,
-    { change, wait }: PutOptions & { readonly change: Partial<ContextUsage> },
+    { change, wait, signal }: PutOptions & { readonly change: Partial<ContextUsage> },
   ): Promise<Attempt> {
     const running = this.#ingestions.running(identified.id);
     if (running?.cancelled !== undefined) {
@@ -140,14 +163,14 @@ export class PutContext {
       }
       this.#deps.metrics.ingests.inc({ outcome: 'joined' });
       if (!wait) return accepted(running, true);
-      const { stored } = await running.result;
+      const { stored } = await resultOf(running, signal);
       return { outcome: 'reused', context: readyView(stored, true) };
     }
     // It may have been stored since the engine looked: ask again rather than ingest twice.
     if (this.#deps.store.get(identified.id) !== undefined) return undefined;
     const started = this.#start(request, identified, change);
     if (!wait) return accepted(started, false);
-    const { stored, derived } = await started.result;
+    const { stored, derived } = await resultOf(started, signal);
     return { outcome: 'created', context: readyView(stored, derived) };
   }
 
@@ -158,7 +181,7 @@ export class PutContext {
   ): Ingestion {
     const { engine, store } = this.#deps;
     this.#ingestions.checkOpen();
-    const leave = this.#places.enter();
+    const leave = this.#places.enter(request.tenant);
     const pending = this.#pendingContext(request, identified, change);
     return this.#ingestions.start(pending, {
       ingest: async (onProgress, signal) => {
@@ -183,6 +206,7 @@ export class PutContext {
     const document = Buffer.from(request.document, 'utf8');
     return {
       id: identified.id,
+      tenant: request.tenant,
       model: { id: info.modelId, fingerprint: info.fingerprint },
       document: {
         bytes: document.byteLength,
@@ -199,6 +223,22 @@ export class PutContext {
       },
       createdAtMs,
     };
+  }
+}
+
+/** What an ingestion results in, if it is over before `signal` aborts. */
+async function resultOf(ingestion: Ingestion, signal: AbortSignal): Promise<Ingested> {
+  try {
+    return await untilAborted(ingestion.result, signal);
+  } catch (error) {
+    if (!isDeadlineExceeded(error) || error !== signal.reason) throw error;
+    const { id } = ingestion.pending;
+    throw new ReadonceError(
+      'deadline_exceeded',
+      `${error.message} The document is still being ingested as ${id}, which goes on: put it ` +
+        `again to wait for it, or follow GET /contexts/${id}/events.`,
+      { cause: error },
+    );
   }
 }
 

@@ -9,7 +9,8 @@ import type {
 } from '../engine/protocol.ts';
 import { Admission } from './admission.ts';
 import type { ContextLookup } from './context-lookup.ts';
-import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { ContextRef } from './context-ref.ts';
+import type { ServiceDeps } from './deps.ts';
 import { invalidArgument } from './invalid-argument.ts';
 import { questionTurns, type Question } from './turns.ts';
 
@@ -78,26 +79,32 @@ export class Queries {
   constructor(deps: ServiceDeps, lookup: ContextLookup) {
     this.#deps = deps;
     this.#lookup = lookup;
-    this.#places = new Admission('queued queries', deps.limits.maxQueuedQueries);
+    const { maxQueuedQueries, maxTenantQueries } = deps.limits;
+    this.#places = new Admission('queued queries', {
+      all: maxQueuedQueries,
+      each: maxTenantQueries,
+    });
   }
 
   /**
    * Answers from a stored context; `onText` gets the pieces of the answer in order. An abort ends
    * with `finishReason` "cancelled".
    * @throws ReadonceError `invalid_argument`, `unsupported`, `not_found`, `gone`, `conflict`,
-   *   `context_too_long`, `overloaded`, `engine_unavailable`, `corrupt_record`, `out_of_memory`
+   *   `context_too_long`, `rate_limited`, `overloaded`, `engine_unavailable`, `corrupt_record`,
+   *   `out_of_memory`
    */
   async query(
-    contextId: string,
+    ref: ContextRef,
     { query, messages, keepRatio, ...sampling }: QueryInput,
     options: QueryOptions,
     signal: AbortSignal,
   ): Promise<Answer> {
-    const stored = this.#lookup.ready(contextId);
+    const { tenant, id: contextId } = ref;
+    const stored = this.#lookup.ready(ref);
     const turns = questionTurns({ query, messages });
     checkKeepRatio(keepRatio, stored);
     const source = { kind: 'context', contextId, keepRatio } as const;
-    const ask = { source, tenant: onlyTenant, contextId, turns, sampling };
+    const ask = { source, tenant, contextId, turns, sampling };
     const answer = await this.ask(ask, options, signal);
     return { ...answer, contextId };
   }
@@ -106,7 +113,7 @@ export class Queries {
   async ask(ask: Ask, options: QueryOptions, signal: AbortSignal): Promise<AskedAnswer> {
     const { source, tenant, contextId, turns } = ask;
     const { metrics, engine, store, clock } = this.#deps;
-    const leave = this.#places.enter();
+    const leave = this.#places.enter(tenant);
     metrics.runningQueries.set(this.#places.taken);
     try {
       const waitedMs = clock.monotonicMs() - options.arrivedAtMs;

@@ -9,6 +9,7 @@ import { PutContext, type PutInput, type PutOptions, type PutResult } from './pu
 import { Queries } from './queries.ts';
 import { Sessions } from './sessions.ts';
 import { StoreGauges } from './store-gauges.ts';
+import { TenantSalts } from './tenant-salts.ts';
 import { Transfers } from './transfers.ts';
 
 /** A scoring method as clients see it. */
@@ -52,12 +53,13 @@ export class Service {
     this.#deps = deps;
     this.#ingestions = new Ingestions(deps.limits.maxFailedContexts, observer(deps));
     const lookup = new ContextLookup(deps, this.#ingestions);
-    this.#put = new PutContext(deps, this.#ingestions);
+    const salts = new TenantSalts(deps.store);
+    this.#put = new PutContext(deps, this.#ingestions, salts);
     this.contexts = new Contexts(deps, lookup, this.#ingestions);
     this.queries = new Queries(deps, lookup);
     this.sessions = new Sessions(deps, lookup, this.queries);
     this.chats = new Chats(deps, { lookup, queries: this.queries, put: this.#put });
-    this.transfers = new Transfers(deps, lookup);
+    this.transfers = new Transfers(deps, lookup, salts);
     this.storeGauges = new StoreGauges(deps);
   }
 

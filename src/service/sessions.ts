@@ -1,5 +1,6 @@
 import { ReadonceError } from '../core/errors.ts';
 import type { EngineSession } from '../engine/protocol.ts';
+import { Admission } from './admission.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import type { ContextRef } from './context-ref.ts';
 import { timestamp } from './context-view.ts';
@@ -62,26 +63,38 @@ export class Sessions {
   readonly #deps: ServiceDeps;
   readonly #lookup: ContextLookup;
   readonly #queries: Queries;
+  /** Opening one may load its context, as a query does. */
+  readonly #opens: Admission;
 
   constructor(deps: ServiceDeps, lookup: ContextLookup, queries: Queries) {
     this.#deps = deps;
     this.#lookup = lookup;
     this.#queries = queries;
+    this.#opens = new Admission('sessions being opened', {
+      all: deps.limits.maxQueuedQueries,
+      each: deps.limits.maxTenantQueries,
+    });
   }
 
   /**
-   * Opens a session with a stored context.
-   * @throws ReadonceError `invalid_argument`, `not_found`, `gone`, `conflict`, `overloaded` (there
-   *   are too many), `out_of_memory`, `engine_unavailable`, `corrupt_record`
+   * Opens a session with a stored context. If `signal` aborts meanwhile, it is ended again: nobody
+   * would know of it.
+   * @throws ReadonceError `invalid_argument`, `not_found`, `gone`, `conflict`, `rate_limited`,
+   *   `overloaded` (there are too many), `out_of_memory`, `engine_unavailable`, `corrupt_record`;
+   *   the reason of `signal`
    */
-  async open(ref: ContextRef, input: SessionInput): Promise<SessionView> {
+  async open(ref: ContextRef, input: SessionInput, signal: AbortSignal): Promise<SessionView> {
     const { tenant, id: contextId } = ref;
-    const stored = this.#lookup.ready(contextId);
+    const stored = this.#lookup.ready(ref);
     const { keepRatio, ttlSeconds = defaultSessionTtlSeconds } = input;
     checkKeepRatio(keepRatio, stored);
     const { engine, store, clock } = this.#deps;
     const request = { contextId, keepRatio, tenant, ttlMs: ttlSeconds * 1000 };
-    const session = await engine.openSession(request);
+    const session = await this.#opens.run(tenant, () => engine.openSession(request));
+    if (signal.aborted) {
+      await engine.closeSession(session.id);
+      throw signal.reason;
+    }
     store.touch(contextId, clock.nowMs());
     return sessionView(session);
   }
@@ -119,13 +132,14 @@ export class Sessions {
   /** A session of the tenant whose context can still be used. */
   async #find({ tenant, id }: SessionRef): Promise<EngineSession> {
     const session = await orNotFound(this.#deps.engine.session(id));
-    if (session.tenant !== tenant || !this.#isUsable(session.contextId)) throw ended();
+    if (session.tenant !== tenant || !this.#isUsable({ tenant, id: session.contextId }))
+      throw ended();
     return session;
   }
 
-  #isUsable(contextId: string): boolean {
+  #isUsable(ref: ContextRef): boolean {
     try {
-      return this.#lookup.find(contextId).status === 'ready';
+      return this.#lookup.find(ref).status === 'ready';
     } catch (error) {
       if (isOneOf(error, ['not_found', 'gone'])) return false;
       throw error;

@@ -7,7 +7,9 @@ import { Admission } from './admission.ts';
 import { resolveCompression } from './compression.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import { readyView, type ContextView } from './context-view.ts';
-import { onlyTenant, type ServiceDeps } from './deps.ts';
+import type { ContextRef } from './context-ref.ts';
+import type { ServiceDeps } from './deps.ts';
+import type { TenantSalts } from './tenant-salts.ts';
 import { hasExpired } from './usage-change.ts';
 
 /** The imported context, as it is now. */
@@ -23,10 +25,13 @@ export class Transfers {
   readonly #lookup: ContextLookup;
   readonly #imports: Admission;
 
-  constructor(deps: ServiceDeps, lookup: ContextLookup) {
+  readonly #salts: TenantSalts;
+
+  constructor(deps: ServiceDeps, lookup: ContextLookup, salts: TenantSalts) {
     this.#deps = deps;
     this.#lookup = lookup;
-    this.#imports = new Admission('imports', deps.limits.maxImports);
+    this.#salts = salts;
+    this.#imports = new Admission('imports', { all: deps.limits.maxImports });
   }
 
   /**
@@ -34,22 +39,31 @@ export class Transfers {
    * deleted meanwhile) ends the iteration.
    * @throws ReadonceError `not_found`, `gone`, `conflict` (not ready)
    */
-  export(id: string): AsyncGenerator<Uint8Array> {
-    return exportContext(this.#deps.store, this.#lookup.ready(id).record.id);
+  export(ref: ContextRef): AsyncGenerator<Uint8Array> {
+    return exportContext(this.#deps.store, this.#lookup.ready(ref).record.id);
   }
 
   /**
-   * Stores the context of a file. One that is stored already is kept as it is, and revived if it
-   * has expired.
+   * Stores the context of a file as the tenant's, whoever exported it. One that is stored already
+   * is kept as it is, and revived if it has expired.
    * @throws ReadonceError `invalid_argument` (damaged, or it contradicts itself),
-   *   `identity_mismatch` (another model), `unsupported`, `overloaded`, `engine_unavailable` (no
-   *   engine has started yet to say what model it runs), `storage_full`; what `stream` throws
+   *   `identity_mismatch` (another model), `unsupported`, `rate_limited`, `overloaded`,
+   *   `engine_unavailable` (no engine has started yet to say what model it runs), `storage_full`;
+   *   what `stream` throws; the reason of `signal`
    */
-  import(stream: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<ImportResult> {
-    return this.#imports.run(() => this.#import(stream, signal));
+  import(
+    tenant: string,
+    stream: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<ImportResult> {
+    return this.#imports.run(tenant, () => this.#import(tenant, stream, signal));
   }
 
-  async #import(stream: AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<ImportResult> {
+  async #import(
+    tenant: string,
+    stream: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<ImportResult> {
     const { store, engine, clock, logger } = this.#deps;
     if (engine.info === undefined) {
       throw new ReadonceError(
@@ -60,14 +74,15 @@ export class Transfers {
     }
     const target = {
       store,
-      tenant: onlyTenant,
+      owner: { tenant, tenantSalt: this.#salts.saltOf(tenant) },
       model: engine.info,
       rowBytes: (record: ContextRecord) => this.#rowBytes(record),
       usage: { lastUsedAtMs: clock.nowMs(), expiresAtMs: null, pinned: false },
     };
     const { stored, reused } = await importContext(stream, target, signal).catch(
       (error: unknown) => {
-        throw signal.aborted ? brokenOff(error) : error;
+        // A transfer that breaks off fails in its stream, too.
+        throw signal.aborted ? signal.reason : error;
       },
     );
     logger.info({ contextId: stored.record.id, reused }, 'context imported');
@@ -98,13 +113,4 @@ export class Transfers {
     const change = { lastUsedAtMs: nowMs, expiresAtMs: null };
     return (await store.update(stored.record.id, change)) ?? stored;
   }
-}
-
-/** The client left. What its signal says of why is whatever the HTTP adapter put there. */
-function brokenOff(cause: unknown): ReadonceError {
-  return new ReadonceError(
-    'invalid_argument',
-    'Expected the whole file but its transfer broke off. Send it again.',
-    { cause },
-  );
 }

@@ -4,17 +4,19 @@ import type { StoredContext } from '../../src/core/context.ts';
 import { concatenate } from '../../src/core/concatenate.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { tokenBytes } from '../../src/core/identity.ts';
-import type { ContextStore, HeadPairs } from '../context-store.ts';
+import type { ContextStore, HeadPairs, RowRange } from '../context-store.ts';
 import { encodeFrame } from '../frame.ts';
 import { cutPieces, type Run } from '../pieces.ts';
 import { pairsRun, rankingRun, tokensRun } from '../runs.ts';
 import { encodePreamble, portableLimits, rowsPerFrame } from './format.ts';
 import { encodeManifest, excessOf } from './manifest.ts';
+import { nobody, ownedBy } from './owner.ts';
 
 /**
  * A stored context as a file (PORTABLE.md), in parts of at most 1 MiB, read as they are asked for:
  * nothing of the store is held between two parts, however slowly they are taken. The same context
- * gives the same bytes, whatever the store's piece size.
+ * gives the same bytes, whatever the store's piece size and whoever owns it: in the file it has the
+ * ids that it would have without tenants.
  * @throws ReadonceError `not_found` (also when it is deleted meanwhile), `corrupt_record`,
  *   `unsupported` for a context larger than files may be
  */
@@ -28,17 +30,20 @@ export async function* exportContext(store: ContextStore, id: string): AsyncGene
 }
 
 function* parts(store: ContextStore, id: string): Generator<Uint8Array> {
-  const { record, usage, rowBytes } = portableContext(store, id);
-  yield encodePreamble(id);
+  const { record: stored, usage, rowBytes } = portableContext(store, id);
+  const tokens = store.tokenIds(id);
+  const record = stored.tenant === '' ? stored : ownedBy(stored, tokens, nobody);
+  yield encodePreamble(record.id);
   yield encodeManifest({ record, labels: usage.labels });
-  const { prefixIds, documentIds } = store.tokenIds(id);
+  const { prefixIds, documentIds } = tokens;
   yield* framesOf(tokensRun(record), [tokenBytes(concatenate(prefixIds, documentIds))]);
   for (const head of record.pairCounts.keys()) {
     const { positions, scores } = store.readRanking(id, head);
     yield* framesOf(rankingRun(record, head), [bytesOf(positions), bytesOf(scores)]);
   }
   for (const head of record.pairCounts.keys()) {
-    yield* pairFrames(store, pairsRun(record, head, rowBytes), head);
+    const readRows = (range: RowRange) => store.readPairs(id, head, range);
+    yield* pairFrames(readRows, pairsRun(record, head, rowBytes));
   }
 }
 
@@ -72,15 +77,15 @@ function* framesOf(run: Run, columns: readonly Uint8Array[]): Generator<Uint8Arr
 }
 
 /** One read of the store for each frame: no iterator, and no snapshot, waits for the reader. */
-function* pairFrames(store: ContextStore, run: Run, head: number): Generator<Uint8Array> {
+function* pairFrames(
+  readRows: (range: RowRange) => Iterable<HeadPairs>,
+  run: Run,
+): Generator<Uint8Array> {
   const step = rowsPerFrame(run.rowBytes);
   for (let firstRank = 0; firstRank < run.rows; firstRank += step) {
     const to = Math.min(firstRank + step, run.rows);
     const count = to - firstRank;
-    const { keys, values } = gather(
-      store.readPairs(run.id, head, { from: firstRank, to }),
-      (count * run.rowBytes) / 2,
-    );
+    const { keys, values } = gather(readRows({ from: firstRank, to }), (count * run.rowBytes) / 2);
     yield encodeFrame({ ...run, firstRank, count }, [keys, values]);
   }
 }

@@ -1,7 +1,6 @@
 import { defined } from '../../src/core/assert.ts';
 import type { ContextRecord, ContextUsage, StoredContext } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
-import { contextId, familyId, type ContextIdentity } from '../../src/core/identity.ts';
 import type { KvLayout } from '../../src/core/kv-layout.ts';
 import type {
   ContextStore,
@@ -16,14 +15,15 @@ import { pairsRun, rankingRun, tokensRun } from '../runs.ts';
 import { ByteSource, decodePart, intactFrame, readRun, rowsOfPart } from './byte-source.ts';
 import { damaged, decodePreamble, portableLimits, preambleBytes } from './format.ts';
 import { decodeManifest, excessOf, type Manifest } from './manifest.ts';
+import { nobody, ownedBy, type Owner } from './owner.ts';
 import { RankingCheck } from './ranking-check.ts';
 import { Spool } from './spool.ts';
 
 /** Where a file is imported to, and what it has to fit. */
 export interface ImportTarget {
   readonly store: ContextStore;
-  /** Owner of the imported context. One of another tenant gets another id. */
-  readonly tenant: string;
+  /** Of the imported context, whoever exported it: for another tenant it gets another id. */
+  readonly owner: Owner;
   /** The model that will answer from it. */
   readonly model: { readonly fingerprint: string; readonly layout: KvLayout };
   /**
@@ -113,22 +113,12 @@ async function readTokens(source: ByteSource, record: ContextRecord): Promise<To
   };
 }
 
-function identityOf(record: ContextRecord, tokens: TokenIds, tenant: string): ContextIdentity {
-  return {
-    tenantSalt: tenant,
-    modelFingerprint: record.model.fingerprint,
-    ...tokens,
-    compression: record.compression,
-    methodVersion: record.methodVersion,
-    chunkTokens: record.chunkTokens,
-  };
-}
-
 /** The id is a hash of what the context was made from: nobody can give a file another's id. */
 function checkIdentity(record: ContextRecord, tokens: TokenIds): void {
-  const identity = identityOf(record, tokens, record.tenant);
-  if (contextId(identity) !== record.id) throw damaged('an id other than its content has');
-  if (familyId(identity) !== record.family) throw damaged('a family other than its content has');
+  const expected = ownedBy(record, tokens, nobody);
+  if (record.tenant !== expected.tenant) throw damaged('a context that has an owner');
+  if (record.id !== expected.id) throw damaged('an id other than its content has');
+  if (record.family !== expected.family) throw damaged('a family other than its content has');
 }
 
 /** What the beginning of a file says: how the rest must be. */
@@ -177,14 +167,12 @@ async function spoolRuns(
 }
 
 async function storeContext(
-  { store, tenant, usage }: ImportTarget,
+  { store, owner, usage }: ImportTarget,
   file: VerifiedFile,
   signal: AbortSignal | undefined,
 ): Promise<ImportedContext> {
   const { labels, rowBytes, tokens } = file;
-  const identity = identityOf(file.record, tokens, tenant);
-  const owner = { id: contextId(identity), family: familyId(identity), tenant };
-  const record = { ...file.record, ...owner };
+  const record = ownedBy(file.record, tokens, owner);
   const found = intactContext(store, record.id);
   if (found !== undefined) return { stored: found, reused: true };
   const write: ContextWrite = {

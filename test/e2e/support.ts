@@ -69,11 +69,13 @@ export function createWorkspace(): Workspace {
 export async function startServer(
   { data, env }: Workspace,
   flags: readonly string[] = [],
+  apiKey?: string,
 ): Promise<ServerProcess> {
   return startServerProcess({
     command: [process.execPath, program],
     flags: ['--port', '0', '--data', data, ...flags],
     env,
+    ...(apiKey === undefined ? {} : { apiKey }),
   });
 }
 

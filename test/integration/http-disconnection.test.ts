@@ -15,7 +15,7 @@ let id: string;
 
 beforeEach(async () => {
   server = await startTestServer();
-  app = createApp({ ...server, limits: defaultHttpLimits });
+  app = createApp({ ...server, apiKeys: [], limits: defaultHttpLimits });
   id = ((await (await server.put({ document: 'text' })).json()) as { id: string }).id;
 });
 afterEach(async () => {

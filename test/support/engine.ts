@@ -166,6 +166,7 @@ export function ingestRequest(
 ): IngestRequest {
   return {
     tenant: '',
+    tenantSalt: '',
     document,
     instructions: undefined,
     usage: { expiresAtMs: null, pinned: false, labels: {} },

@@ -244,10 +244,10 @@ export class FakeEngine implements Engine {
   }
 }
 
-function fakeId({ document, instructions, compression }: IdentifyRequest): string {
+function fakeId({ tenantSalt, document, instructions, compression }: IdentifyRequest): string {
   const codes = (text: string) => Int32Array.from(text, (char) => char.codePointAt(0) ?? 0);
   return contextId({
-    tenantSalt: '',
+    tenantSalt,
     modelFingerprint: 'sha256:fake',
     prefixIds: codes(instructions ?? ''),
     documentIds: codes(document),

@@ -33,12 +33,13 @@ export class FakeStore implements ContextStore {
     return [...this.contexts.values()].filter(({ record }) => record.family === family);
   }
 
-  list({ limit, cursor, label }: ListOptions): ListPage {
+  list({ tenant, limit, cursor, label }: ListOptions): ListPage {
     const start = cursor === undefined ? 0 : Number(cursor);
     if (!Number.isInteger(start)) {
       throw new ReadonceError('invalid_argument', 'Expected a cursor of an earlier page.');
     }
     const all = [...this.contexts.values()]
+      .filter(({ record }) => record.tenant === tenant)
       .filter(({ usage }) => label === undefined || usage.labels[label.key] === label.value)
       .reverse();
     const end = start + limit;
@@ -46,6 +47,14 @@ export class FakeStore implements ContextStore {
       contexts: all.slice(start, end),
       nextCursor: end < all.length ? String(end) : null,
     };
+  }
+
+  isListed({ tenant, id }: { readonly tenant: string; readonly id: string }): boolean {
+    return this.contexts.get(id)?.record.tenant === tenant;
+  }
+
+  secret(): Uint8Array {
+    return new Uint8Array(32);
   }
 
   tokenIds(_id: string): TokenIds {

@@ -7,12 +7,12 @@ import { encodePreamble } from '../../storage/portable/format.ts';
 import type { ImportTarget } from '../../storage/portable/import.ts';
 import { sampleContext, type Sample, type SampleOptions } from './storage-samples.ts';
 
-/** A sample whose ids are those of its content, as an importer demands. */
-export function portableSample(options: SampleOptions): Sample {
+/** A sample whose ids are those of its content, as an importer demands, for its owner. */
+export function portableSample(options: SampleOptions & { readonly tenantSalt?: string }): Sample {
   const sample = sampleContext(options);
   const { record, prefixIds, documentIds } = sample;
   const identity = {
-    tenantSalt: record.tenant,
+    tenantSalt: options.tenantSalt ?? '',
     modelFingerprint: record.model.fingerprint,
     prefixIds,
     documentIds,
@@ -33,7 +33,7 @@ export function targetFor(
   const { record } = sample;
   return {
     store,
-    tenant: record.tenant,
+    owner: { tenant: '', tenantSalt: '' },
     model: { fingerprint: record.model.fingerprint, layout: record.layout },
     rowBytes: () => sample.encodedBytes(1),
     usage: { lastUsedAtMs: 1_800_000_000_000, expiresAtMs: null, pinned: false },

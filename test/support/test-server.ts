@@ -1,3 +1,4 @@
+import type { ApiKey } from '../../src/core/api-key.ts';
 import type { Clock } from '../../src/core/clock.ts';
 import { createApp } from '../../src/http/app.ts';
 import { defaultHttpLimits, type HttpLimits } from '../../src/http/limits.ts';
@@ -65,6 +66,7 @@ export interface TestServerOptions {
   readonly service?: Partial<ServiceLimits>;
   readonly http?: Partial<HttpLimits>;
   readonly shutdownMs?: number;
+  readonly apiKeys?: readonly ApiKey[];
 }
 
 export interface TestServer extends TestService {
@@ -82,7 +84,11 @@ export interface TestServer extends TestService {
 /** The whole HTTP stack on a free port of this machine, over a fake engine and store. */
 export async function startTestServer(options: TestServerOptions = {}): Promise<TestServer> {
   const parts = createTestService(options.service);
-  const app = createApp({ ...parts, limits: { ...defaultHttpLimits, ...options.http } });
+  const app = createApp({
+    ...parts,
+    apiKeys: options.apiKeys ?? [],
+    limits: { ...defaultHttpLimits, ...options.http },
+  });
   const http = await listen({
     app,
     host: '127.0.0.1',

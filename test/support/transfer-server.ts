@@ -1,5 +1,6 @@
 import { onTestFinished } from 'vitest';
 import { createClient, type ReadonceClient } from '../../src/client/client.ts';
+import type { ApiKey } from '../../src/core/api-key.ts';
 import { createApp } from '../../src/http/app.ts';
 import { defaultHttpLimits, type HttpLimits } from '../../src/http/limits.ts';
 import { listen } from '../../src/http/server.ts';
@@ -30,6 +31,7 @@ export async function startTransferServer(
   sample: Sample,
   options: {
     readonly http?: Partial<HttpLimits>;
+    readonly apiKeys?: readonly ApiKey[];
     readonly store?: Partial<StoreOptions>;
   } = {},
 ): Promise<TransferServer> {
@@ -56,7 +58,14 @@ export async function startTransferServer(
     defaults: defaultCompression,
     limits: defaultServiceLimits,
   });
-  const app = createApp({ service, limits, clock, logger, metrics });
+  const app = createApp({
+    service,
+    apiKeys: options.apiKeys ?? [],
+    limits,
+    clock,
+    logger,
+    metrics,
+  });
   const http = await listen({ app, host: '127.0.0.1', port: 0 });
   onTestFinished(() => http.close());
   return {

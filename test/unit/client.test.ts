@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createClient, type ReadonceClient } from '../../src/client/client.ts';
 import type { AnswerEvent, Progress } from '../../src/client/types.ts';
@@ -51,6 +52,24 @@ async function collect(events: AsyncIterable<AnswerEvent>): Promise<AnswerEvent[
 }
 
 describe('requests', () => {
+  it('have the key, if there is one, whatever is sent', async () => {
+    const seen = new Set<string | undefined>();
+    handler = ({ headers }, response) => {
+      seen.add(headers.authorization);
+      response.end('{"id":"x","status":"ready"}');
+    };
+    const keyed = createClient({ baseUrl, apiKey: 'key-0123456789abcd' });
+    await keyed.put({ document: 'd' }, { onProgress: () => undefined });
+    await keyed.delete('x');
+    await keyed.import(Readable.from([Buffer.from('file')]));
+    await keyed.waitReady();
+    await expect(collect(keyed.stream('x', { query: 'q' }))).rejects.toThrow('events');
+    expect([...seen]).toEqual(['Bearer key-0123456789abcd']);
+    seen.clear();
+    await client.get('x');
+    expect([...seen]).toEqual([undefined]);
+  });
+
   it('sends each call to its route', async () => {
     const seen: string[] = [];
     handler = (request, response, body) => {

@@ -144,7 +144,8 @@ describe('a derivation', () => {
   it.each([
     ['another document', `${document}.`, {}],
     ['other instructions', document, { instructions: 'Be brief.' }],
-    ['another tenant', document, { tenant: 'other' }],
+    ['another tenant', document, { tenant: 'other', tenantSalt: 'salt' }],
+    ['another tenant without a salt', document, { tenant: 'other' }],
   ])('cannot give the context of %s', async (_, text, request) => {
     await ingest({ keepRatio: 0.4 });
     const compression = { keepRatio: 0.2 };

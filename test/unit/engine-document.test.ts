@@ -139,7 +139,7 @@ describe('the id of a document', () => {
     const ids = [
       idOf('A text.'),
       idOf('A text!'),
-      idOf('A text.', { tenant: 'other' }),
+      idOf('A text.', { tenantSalt: 'other' }),
       idOf('A text.', { instructions: 'Be brief.' }),
       idOf('A text.', { compression: { keepRatio: 0.2 } }),
       idOf('A text.', { compression: { method: 'random' } }),

@@ -9,6 +9,7 @@ import { Gate } from '../support/fake-engine.ts';
 const usage: ContextUsage = { lastUsedAtMs: 1, expiresAtMs: null, pinned: false, labels: {} };
 const pending = (id: string): PendingContext => ({
   id,
+  tenant: '',
   model: { id: 'm', fingerprint: 'f' },
   document: { bytes: 1, tokens: 1, sha256: 's' },
   compression: { method: 'none', keepRatio: 1, budget: 'global', precision: 'f16' },

@@ -4,15 +4,47 @@ import { AsyncQueue } from '../../src/service/async-queue.ts';
 import { hasExpired, usageChange } from '../../src/service/usage-change.ts';
 
 test('admission refuses past its limit and admits again when a place is given back', () => {
-  const admission = new Admission('things', 2);
-  const leave = admission.enter();
-  admission.enter();
-  expect(() => admission.enter()).toThrow('fewer than 2 things');
+  const admission = new Admission('things', { all: 2 });
+  const leave = admission.enter('');
+  admission.enter('');
+  expect(() => admission.enter('')).toThrow('at most 2 things at once but');
   leave();
   leave();
   expect(admission.taken).toBe(1);
-  admission.enter();
-  expect(() => admission.enter()).toThrow('fewer than 2 things');
+  admission.enter('');
+  expect(() => admission.enter('')).toThrow('at most 2 things at once but');
+});
+
+test('one tenant takes no more than its share, and nobody more than all', () => {
+  const admission = new Admission('things', { all: 3, each: 2 });
+  const leave = [admission.enter('a'), admission.enter('a')];
+  const refused = (tenant: string) => {
+    try {
+      admission.enter(tenant)();
+      return undefined;
+    } catch (error) {
+      return error;
+    }
+  };
+  const retryAfterSeconds = expect.any(Number) as number;
+  expect(refused('a')).toMatchObject({ code: 'rate_limited', retryAfterSeconds });
+  expect(refused('b')).toBeUndefined();
+  leave.push(admission.enter(''));
+  expect(refused('b')).toMatchObject({ code: 'overloaded', retryAfterSeconds });
+  expect(refused('a')).toMatchObject({ code: 'rate_limited' });
+  for (const back of leave) back();
+  expect(admission.taken).toBe(0);
+  expect(refused('a')).toBeUndefined();
+});
+
+test('without tenants there is no share, and half of the places is the share if none is named', () => {
+  const admission = new Admission('things', { all: 3 });
+  for (let i = 0; i < 3; i++) admission.enter('');
+  expect(() => admission.enter('')).toThrow('at most 3 things at once but');
+  const shared = new Admission('things', { all: 3 });
+  shared.enter('a');
+  shared.enter('a');
+  expect(() => shared.enter('a')).toThrow('at most 2 things at once of one tenant');
 });
 
 test('a queue gives what was pushed before it ended or failed, in order', async () => {

@@ -6,6 +6,7 @@ import { createTestService, until } from '../support/test-server.ts';
 
 const never = new AbortController().signal;
 const input = (document: string): PutInput => ({
+  tenant: '',
   document,
   instructions: undefined,
   compression: {},
@@ -37,7 +38,7 @@ test('a PUT after a DELETE waits for the stopped ingestion and ingests anew', as
   const stopped = expect(first).rejects.toMatchObject({ code: 'conflict' });
   await until(() => engine.ingests === 1);
   const accepted = await service.put(input('text'), { wait: false, signal: never });
-  const deleted = service.contexts.delete(accepted.context.id);
+  const deleted = service.contexts.delete({ tenant: '', id: accepted.context.id });
   const again = service.put(input('text'), { wait: true, signal: never });
   await deleted;
   await stopped;

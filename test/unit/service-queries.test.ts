@@ -7,12 +7,12 @@ const never = () => new AbortController().signal;
 async function readyService() {
   const parts = createTestService({ maxQueuedQueries: 1 });
   const { context } = await parts.service.put(
-    { document: 'text', instructions: undefined, compression: {} },
+    { tenant: '', document: 'text', instructions: undefined, compression: {} },
     { wait: true, signal: never() },
   );
   const ask = (input: object) =>
     parts.service.queries.query(
-      context.id,
+      { tenant: '', id: context.id },
       { query: 'q', ...input },
       { arrivedAtMs: performance.now(), onText: () => undefined },
       never(),

@@ -109,16 +109,18 @@ describe('a context file', () => {
     await expect(parts.next()).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('gives the context the id of its new owner', async () => {
+  it('gives the context the id of its new owner, and is the same file from every owner', async () => {
     const { file } = await exported();
     const store = await openStore();
-    const { stored } = await importContext(
-      inParts(file),
-      targetFor(store, sample, { tenant: 'other' }),
-    );
-    const theirs = portableSample({ seed: 7, tenant: 'other' });
+    const owner = { tenant: 'acme', tenantSalt: 'salt' };
+    const { stored } = await importContext(inParts(file), targetFor(store, sample, { owner }));
+    const theirs = portableSample({ seed: 7, ...owner });
+    expect(theirs.record.id).not.toBe(record.id);
     expect(stored.record).toMatchObject({ id: theirs.record.id, family: theirs.record.family });
     expect(readWhole(store, theirs)).toEqual({ stored, ...expectedContent(theirs) });
+    const again = await exportFile(store, theirs.record.id);
+    expect(again.equals(file)).toBe(true);
+    expect(again.includes('acme')).toBe(false);
   });
 });
 
@@ -243,6 +245,7 @@ describe('a file with right checksums', () => {
     ],
     ['no document', withRecord({ document: { ...document, tokens: 0 } }), /no document token/],
     ['a long name', withRecord({ tenant: 'x'.repeat(257) }), /text that is too long/],
+    ['an owner', withRecord({ tenant: 'acme' }), /has an owner/],
     ['a far future', withRecord({ createdAtMs: Number.MAX_SAFE_INTEGER }), /year 9999/],
     ['a position twice', withRanking([4, 3, 3, 2, 1], [9, 8, 7, 6, 5]), /twice/],
     ['a position outside', withRanking([5, 3, 2, 1, 0], [9, 8, 7, 6, 5]), /outside/],

@@ -69,7 +69,9 @@ describe('documentation', () => {
     );
     const defaults = defaultConfig('');
     for (const [i, key] of configKeys.entries()) {
-      if (key !== 'cache') expect(rows[i]?.[4]).toBe(`\`${defaults[key]}\``);
+      const byDefault = defaults[key];
+      const cell = byDefault === undefined ? 'none' : `\`${byDefault}\``;
+      if (key !== 'cache') expect(rows[i]?.[4]).toBe(cell);
     }
   });
 

@@ -16,7 +16,6 @@ import {
   openAiModelListSchema,
   openAiModelSchema,
 } from '../schemas/chat.ts';
-import { tenantOf } from '../tenant.ts';
 
 const tags = ['openai'];
 
@@ -62,6 +61,7 @@ function registerCompletions(app: App, deps: AppDeps): void {
         'context_too_long',
         'corrupt_record',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'out_of_memory',
         'storage_full',
@@ -71,14 +71,14 @@ function registerCompletions(app: App, deps: AppDeps): void {
   app.openapi(route, async (c) => {
     const body = c.req.valid('json');
     const chat = chatInput(body, c.req.valid('header')['x-context-id']);
-    const input = { tenant: tenantOf(c), ...chat };
+    const input = { tenant: c.var.tenant, ...chat };
     const facts = {
       id: `chatcmpl-${randomBytes(16).toString('hex')}`,
       created: Math.floor(clock.nowMs() / 1000),
       model: body.model,
     };
     const ask = (onText: (text: string) => void) =>
-      service.chats.complete(input, { arrivedAtMs: c.var.arrivedAtMs, onText }, c.req.raw.signal);
+      service.chats.complete(input, { arrivedAtMs: c.var.arrivedAtMs, onText }, c.var.signal);
     if (body.stream !== true) return c.json(completion(facts, await ask(() => undefined)), 200);
     const chunks = new CompletionChunks(facts, body.stream_options?.include_usage ?? false);
     const stream = {

@@ -73,6 +73,7 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
         'context_too_long',
         'corrupt_record',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'out_of_memory',
         'storage_full',
@@ -87,8 +88,13 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
       : textInput(await c.req.text(), parameters);
     const wait = !prefersAsync(c.req.header('Prefer'));
     const { outcome, context } = await service.put(
-      { ...body, instructions: body.instructions, compression: body.compression ?? {} },
-      { wait, signal: c.req.raw.signal },
+      {
+        ...body,
+        tenant: c.var.tenant,
+        instructions: body.instructions,
+        compression: body.compression ?? {},
+      },
+      { wait, signal: c.var.signal },
     );
     if (outcome === 'reused') return c.json(context, 200);
     c.header('Location', `/contexts/${context.id}`);
@@ -149,6 +155,7 @@ function registerList(app: App, { service }: AppDeps): void {
     const { limit, cursor, label } = c.req.valid('query');
     const colon = label?.indexOf(':') ?? -1;
     const page = service.contexts.list({
+      tenant: c.var.tenant,
       limit: limit ?? defaultPageSize,
       cursor,
       label:
@@ -179,7 +186,9 @@ function registerGet(app: App, { service }: AppDeps): void {
       ...problems('not_found', 'gone', 'corrupt_record'),
     },
   });
-  app.openapi(route, (c) => c.json(service.contexts.get(c.req.valid('param').id), 200));
+  app.openapi(route, (c) =>
+    c.json(service.contexts.get({ ...c.req.valid('param'), tenant: c.var.tenant }), 200),
+  );
 }
 
 function registerPatch(app: App, { service, limits }: AppDeps): void {
@@ -211,8 +220,8 @@ function registerPatch(app: App, { service, limits }: AppDeps): void {
     },
   });
   app.openapi(route, async (c) => {
-    const { id } = c.req.valid('param');
-    return c.json(await service.contexts.change(id, c.req.valid('json')), 200);
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
+    return c.json(await service.contexts.change(ref, c.req.valid('json')), 200);
   });
 }
 
@@ -227,7 +236,7 @@ function registerDelete(app: App, { service }: AppDeps): void {
     responses: { 204: { description: 'It is gone.' }, ...problems('not_found') },
   });
   app.openapi(route, async (c) => {
-    await service.contexts.delete(c.req.valid('param').id);
+    await service.contexts.delete({ ...c.req.valid('param'), tenant: c.var.tenant });
     return c.body(null, 204);
   });
 }

@@ -23,18 +23,18 @@ export function eventRoutes(app: App, { service, limits, logger }: AppDeps): voi
         description: 'The events.',
         content: { 'text/event-stream': { schema: z.string() } },
       },
-      ...problems('not_found', 'gone', 'overloaded', 'corrupt_record'),
+      ...problems('not_found', 'gone', 'rate_limited', 'overloaded', 'corrupt_record'),
     },
   });
   app.openapi(route, async (c) => {
-    const { id } = c.req.valid('param');
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
     if (c.req.method === 'HEAD') {
       // Nobody would read the stream, and so nothing would end it.
-      service.contexts.get(id);
+      service.contexts.get(ref);
       return c.body(null, 200, { 'Content-Type': 'text/event-stream' });
     }
     const request = { instance: c.req.path, requestId: c.var.requestId };
-    const events = service.contexts.events(id, c.req.raw.signal);
+    const events = service.contexts.events(ref, c.var.signal);
     const toServerEvent = (event: ContextEvent): ServerEvent => {
       if (event.kind === 'progress') return { event: 'progress', data: event.progress };
       if (event.kind === 'ready') return { event: 'ready', data: event.context };

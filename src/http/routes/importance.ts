@@ -23,7 +23,8 @@ export function importanceRoutes(app: App, { service }: AppDeps): void {
   });
   app.openapi(route, (c) => {
     const { layer, head } = c.req.valid('query');
-    const importance = service.contexts.importance(c.req.valid('param').id, { layer, head });
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
+    const importance = service.contexts.importance(ref, { layer, head });
     return c.json({ object: 'importance' as const, ...importance }, 200);
   });
 }

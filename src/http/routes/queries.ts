@@ -42,21 +42,17 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
         'context_too_long',
         'corrupt_record',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'out_of_memory',
       ),
     },
   });
   app.openapi(route, (c) => {
-    const { id } = c.req.valid('param');
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
     const { stream, ...input } = c.req.valid('json');
     const ask = (onText: (text: string) => void) =>
-      service.queries.query(
-        id,
-        input,
-        { arrivedAtMs: c.var.arrivedAtMs, onText },
-        c.req.raw.signal,
-      );
+      service.queries.query(ref, input, { arrivedAtMs: c.var.arrivedAtMs, onText }, c.var.signal);
     return answerResponse(c, { stream, ask }, { limits, logger });
   });
 }

@@ -6,7 +6,6 @@ import { contextParameters } from '../schemas/context.ts';
 import { problems } from '../schemas/problem.ts';
 import { sessionAnswerSchema, sessionQueryBody } from '../schemas/query.ts';
 import { openSessionBody, sessionParameters, sessionSchema } from '../schemas/session.ts';
-import { tenantOf } from '../tenant.ts';
 
 const tags = ['sessions'];
 const mediaTypes = ['application/json'];
@@ -49,14 +48,15 @@ function registerOpen(app: App, { service, limits }: AppDeps): void {
         'unsupported_media_type',
         'corrupt_record',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'out_of_memory',
       ),
     },
   });
   app.openapi(route, async (c) => {
-    const ref = { ...c.req.valid('param'), tenant: tenantOf(c) };
-    const session = await service.sessions.open(ref, c.req.valid('json'));
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
+    const session = await service.sessions.open(ref, c.req.valid('json'), c.var.signal);
     c.header('Location', `/sessions/${session.id}`);
     return c.json(session, 201);
   });
@@ -79,7 +79,7 @@ function registerGet(app: App, { service }: AppDeps): void {
     },
   });
   app.openapi(route, async (c) => {
-    const ref = { ...c.req.valid('param'), tenant: tenantOf(c) };
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
     return c.json(await service.sessions.get(ref), 200);
   });
 }
@@ -98,7 +98,7 @@ function registerEnd(app: App, { service }: AppDeps): void {
     },
   });
   app.openapi(route, async (c) => {
-    await service.sessions.end({ ...c.req.valid('param'), tenant: tenantOf(c) });
+    await service.sessions.end({ ...c.req.valid('param'), tenant: c.var.tenant });
     return c.body(null, 204);
   });
 }
@@ -135,21 +135,17 @@ function registerQuery(app: App, { service, limits, logger }: AppDeps): void {
         'context_too_long',
         'corrupt_record',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'out_of_memory',
       ),
     },
   });
   app.openapi(route, (c) => {
-    const ref = { ...c.req.valid('param'), tenant: tenantOf(c) };
+    const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
     const { stream, ...input } = c.req.valid('json');
     const ask = (onText: (text: string) => void) =>
-      service.sessions.query(
-        ref,
-        input,
-        { arrivedAtMs: c.var.arrivedAtMs, onText },
-        c.req.raw.signal,
-      );
+      service.sessions.query(ref, input, { arrivedAtMs: c.var.arrivedAtMs, onText }, c.var.signal);
     return answerResponse(c, { stream, ask }, { limits, logger });
   });
 }

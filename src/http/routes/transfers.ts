@@ -42,7 +42,10 @@ function registerExport(app: App, { service, logger }: AppDeps): void {
   app.openapi(route, async (c) => {
     const { id } = c.req.valid('param');
     const { outgoing } = c.env;
-    const body = await byteStream(service.transfers.export(id), {
+    const parts = service.transfers.export({ id, tenant: c.var.tenant });
+    const body = await byteStream(parts, {
+      signal: c.var.signal,
+      onBegin: c.var.beginStream,
       onError: (error) => {
         logger.error({ err: error, requestId: c.var.requestId, contextId: id }, 'export broke off');
       },
@@ -82,6 +85,7 @@ function registerImport(app: App, { service, limits }: AppDeps): void {
         'unsupported_media_type',
         'unsupported',
         'engine_unavailable',
+        'rate_limited',
         'overloaded',
         'storage_full',
       ),
@@ -93,8 +97,9 @@ function registerImport(app: App, { service, limits }: AppDeps): void {
       maxBytes: limits.maxImportBytes,
       advice: 'Raise maxImportBytes in the configuration.',
     };
-    const stream = streamBody(c.req.raw, options);
-    const { outcome, context } = await service.transfers.import(stream, c.req.raw.signal);
+    const { tenant, signal } = c.var;
+    const stream = streamBody(c.req.raw, options, signal);
+    const { outcome, context } = await service.transfers.import(tenant, stream, signal);
     if (outcome === 'reused') return c.json(context, 200);
     c.header('Location', `/contexts/${context.id}`);
     return c.json(context, 201);

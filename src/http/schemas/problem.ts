@@ -40,6 +40,14 @@ export const problemSchema = z
 /** See `problemSchema`. */
 export type Problem = z.infer<typeof problemSchema>;
 
+/** What any route may answer but `GET /healthz`: middleware refuses, or something is broken. */
+const commonCodes = [
+  'invalid_argument',
+  'unauthenticated',
+  'internal',
+  'deadline_exceeded',
+] as const;
+
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
   return responsesByStatus(errorCodes, {
@@ -50,7 +58,7 @@ export function problems(...errorCodes: readonly ErrorCode[]) {
 /** A response for each status that some codes have, `internal` among them. */
 export function responsesByStatus<T>(errorCodes: readonly ErrorCode[], content: T) {
   const byStatus = new Map<number, ErrorCode[]>();
-  for (const code of [...errorCodes, 'internal'] as const) {
+  for (const code of new Set([...errorCodes, ...commonCodes])) {
     const { status } = errorTable[code];
     byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
   }
