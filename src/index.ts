@@ -4,6 +4,7 @@ export type {
   ClientOptions,
   PutOptions,
   ReadonceClient,
+  SessionsClient,
   WaitReadyOptions,
 } from './client/client.ts';
 export type * from './client/types.ts';

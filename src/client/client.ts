@@ -13,6 +13,10 @@ import type {
   Progress,
   PutRequest,
   QueryRequest,
+  Session,
+  SessionAnswer,
+  SessionQueryRequest,
+  SessionRequest,
 } from './types.ts';
 
 /** How to reach a server. */
@@ -53,12 +57,27 @@ export interface ReadonceClient {
   query(id: string, request: QueryRequest, signal?: AbortSignal): Promise<Answer>;
   /** Yields the answer as it grows. Leaving the loop early cancels the request. */
   stream(id: string, request: QueryRequest, signal?: AbortSignal): AsyncGenerator<AnswerEvent>;
+  readonly sessions: SessionsClient;
   /** A context as a file; a transfer that breaks off makes the stream fail. */
   export(id: string, signal?: AbortSignal): Promise<ReadableStream<Uint8Array>>;
   /** Stores the context of an exported file, which is sent as it is read. */
   import(file: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<Context>;
   /** Resolves when the server is ready to answer. @throws ReadonceError `deadline_exceeded` */
   waitReady(options?: WaitReadyOptions): Promise<void>;
+}
+
+/** Conversations that the server holds. `not_found` once one has ended. */
+export interface SessionsClient {
+  open(contextId: string, request?: SessionRequest): Promise<Session>;
+  get(id: string): Promise<Session>;
+  end(id: string): Promise<void>;
+  query(id: string, request: SessionQueryRequest, signal?: AbortSignal): Promise<SessionAnswer>;
+  /** As `ReadonceClient.stream`. */
+  stream(
+    id: string,
+    request: SessionQueryRequest,
+    signal?: AbortSignal,
+  ): AsyncGenerator<AnswerEvent<SessionAnswer>>;
 }
 
 const readyPollMs = 100;
@@ -76,13 +95,29 @@ export function createClient(options: ClientOptions): ReadonceClient {
     },
     query: (id, request, signal) =>
       http.json('POST', `${contextPath(id)}/query`, { body: request, signal }),
-    stream: (id, request, signal) => stream(http, id, request, signal),
+    stream: (id, request, signal) => stream(http, `${contextPath(id)}/query`, request, signal),
+    sessions: sessionsClient(http),
     export: (id, signal) => exportContext(http, id, signal),
     import: (file, signal) =>
       http.json('POST', 'contexts/import', { file, ...(signal === undefined ? {} : { signal }) }),
     waitReady: (waitOptions = {}) => waitReady(http, waitOptions),
   };
   return client;
+}
+
+function sessionsClient(http: Transport): SessionsClient {
+  const sessionPath = (id: string) => `sessions/${encodeURIComponent(id)}`;
+  return {
+    open: (contextId, request = {}) =>
+      http.json('POST', `${contextPath(contextId)}/sessions`, { body: request }),
+    get: (id) => http.json('GET', sessionPath(id)),
+    end: async (id) => {
+      await http.send('DELETE', sessionPath(id));
+    },
+    query: (id, request, signal) =>
+      http.json('POST', `${sessionPath(id)}/query`, { body: request, signal }),
+    stream: (id, request, signal) => stream(http, `${sessionPath(id)}/query`, request, signal),
+  };
 }
 
 interface SendOptions {
@@ -170,14 +205,13 @@ async function put(http: Transport, request: PutRequest, options: PutOptions): P
   throw brokenStream(http);
 }
 
-async function* stream(
+async function* stream<T extends Answer>(
   http: Transport,
-  id: string,
-  request: QueryRequest,
+  path: string,
+  request: object,
   signal: AbortSignal | undefined,
-): AsyncGenerator<AnswerEvent> {
+): AsyncGenerator<AnswerEvent<T>> {
   const body = { ...request, stream: true };
-  const path = `${contextPath(id)}/query`;
   for await (const { event, data } of events(http, 'POST', path, { body, signal })) {
     if (event === 'token') {
       const token: { readonly text: string } = JSON.parse(data);

@@ -68,17 +68,57 @@ export interface Progress {
   readonly total: number;
 }
 
-/** A question. What is left out takes the server's default; `temperature` 0 is greedy. */
-export interface QueryRequest {
-  readonly query: string;
+/** How to answer. What is left out takes the server's default; `temperature` 0 is greedy. */
+export interface AnswerOptions {
   readonly maxTokens?: number;
   readonly temperature?: number;
   readonly topP?: number;
   readonly topK?: number;
   readonly seed?: number;
   readonly stop?: readonly string[];
+}
+
+/** One turn of a conversation. */
+export interface Message {
+  readonly role: 'user' | 'assistant';
+  readonly content: string;
+}
+
+/** A question, or a conversation that ends with one: user and assistant in turn. */
+export type QueryRequest = AnswerOptions & {
   /** Use less of the stored cache than was kept, (0, stored keepRatio]. */
   readonly keepRatio?: number;
+} & (
+    | { readonly query: string; readonly messages?: never }
+    | { readonly messages: readonly Message[]; readonly query?: never }
+  );
+
+/** How to open a session. */
+export interface SessionRequest {
+  /** Use less of the stored cache than was kept, (0, stored keepRatio]. */
+  readonly keepRatio?: number;
+  /** The session ends when it was not used for so long; 1 to 86,400, default 600. */
+  readonly ttlSeconds?: number;
+}
+
+/** A session's next question. */
+export interface SessionQueryRequest extends AnswerOptions {
+  readonly query: string;
+}
+
+/** A conversation that the server's engine holds; times are RFC 3339. */
+export interface Session {
+  readonly id: string;
+  readonly object: 'session';
+  readonly contextId: string;
+  readonly keepRatio: number;
+  /** Questions answered. */
+  readonly turns: number;
+  /** Tokens held behind the context. */
+  readonly tokens: number;
+  readonly createdAt: string;
+  readonly lastUsedAt: string;
+  readonly expiresAt: string;
 }
 
 /** An answer; durations are milliseconds. */
@@ -112,7 +152,11 @@ export interface Answer {
   };
 }
 
+/** An answer of a session. */
+export interface SessionAnswer extends Answer {
+  readonly sessionId: string;
+}
+
 /** What a streamed answer consists of: pieces of text, then the whole. */
-export type AnswerEvent =
-  | { readonly type: 'token'; readonly text: string }
-  | { readonly type: 'done'; readonly answer: Answer };
+export type AnswerEvent<T extends Answer = Answer> =
+  { readonly type: 'token'; readonly text: string } | { readonly type: 'done'; readonly answer: T };

@@ -3,6 +3,8 @@
  * work behind the promise goes on: this only stops waiting for it.
  */
 export async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  // Nobody else may wait for it, and a rejection that nobody hears of ends the process.
+  promise.catch(() => undefined);
   signal.throwIfAborted();
   let stop = (): void => undefined;
   const aborted = new Promise<never>((_, reject) => {

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { ReadonceError } from '../core/errors.ts';
 import type { App, AppDeps, AppEnv } from './app-env.ts';
 import { authentication } from './authentication.ts';
+import { disconnectedResponse, isDisconnection } from './disconnection.ts';
 import { arrival, observation, validQueryString } from './middleware.ts';
 import { openApiRoute } from './openapi.ts';
 import { clientError, problemResponse } from './problem.ts';
@@ -15,6 +16,8 @@ import { eventRoutes } from './routes/events.ts';
 import { importanceRoutes } from './routes/importance.ts';
 import { transferRoutes } from './routes/transfers.ts';
 import { queryRoutes } from './routes/queries.ts';
+import { chatRoutes } from './routes/chat.ts';
+import { sessionRoutes } from './routes/sessions.ts';
 import { serviceRoutes } from './routes/service.ts';
 import { validationHook } from './validation.ts';
 
@@ -43,12 +46,15 @@ export function createApp(deps: AppDeps): App {
   eventRoutes(app, deps);
   importanceRoutes(app, deps);
   queryRoutes(app, deps);
+  sessionRoutes(app, deps);
+  chatRoutes(app, deps);
   transferRoutes(app, deps);
   serviceRoutes(app, deps);
   openApiRoute(app, { needsKey: deps.apiKeys.length > 0 });
   const paths = declaredPaths(app);
   app.notFound((c) => unknownRoute(c, paths));
   app.onError((thrown, c) => {
+    if (isDisconnection(thrown)) return disconnectedResponse();
     const error = clientError(thrown);
     if (error.status === 500) {
       deps.logger.error({ err: thrown, requestId: c.var.requestId }, 'request failed');

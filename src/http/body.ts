@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from 'hono';
 import { ReadonceError } from '../core/errors.ts';
 import { untilAborted } from '../core/until-aborted.ts';
 import type { AppEnv } from './app-env.ts';
+import { Disconnection } from './disconnection.ts';
 
 /** What a route takes; the rest is `unsupported_media_type` or `payload_too_large`. */
 export interface BodyOptions {
@@ -10,6 +11,8 @@ export interface BodyOptions {
   readonly maxBytes: number;
   /** What to do about a body that is too large; default for documents. */
   readonly advice?: string;
+  /** Whether there may be no body, of no media type: then the text is ''. */
+  readonly optional?: boolean;
 }
 
 /**
@@ -19,10 +22,13 @@ export interface BodyOptions {
  */
 export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
-    checkTextType(c.req.header('Content-Type'), options.mediaTypes);
+    const contentType = c.req.header('Content-Type');
+    const mayBeNone = options.optional === true && contentType === undefined;
+    if (!mayBeNone) checkTextType(contentType, options.mediaTypes);
     checkEncoding(c.req.header('Content-Encoding'));
     if (Number(c.req.header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
     const text = decode(await readBytes(c.req.raw.body, options, c.var.signal));
+    if (mayBeNone && text !== '') checkTextType(contentType, options.mediaTypes);
     // Declared as the text itself, but read as a promise of it.
     Object.assign(c.req.bodyCache, { text: Promise.resolve(text) });
     await next();
@@ -98,7 +104,7 @@ async function* boundedParts(
   let size = 0;
   try {
     for (;;) {
-      const { done, value } = await untilAborted(reader.read(), signal);
+      const { done, value } = await untilAborted(readPart(reader), signal);
       if (done) return;
       size += value.byteLength;
       if (size > options.maxBytes) throw tooLarge(options);
@@ -106,6 +112,15 @@ async function* boundedParts(
     }
   } finally {
     void discard(reader);
+  }
+}
+
+/** The next part. @throws Disconnection nothing but its connection ends a body before its end */
+async function readPart(reader: ReadableStreamDefaultReader<Uint8Array>) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    throw new Disconnection(error);
   }
 }
 

@@ -2,6 +2,7 @@ import type { Context } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import { errorTable, ReadonceError, type ErrorCode } from '../core/errors.ts';
 import type { AppEnv } from './app-env.ts';
+import { openAiError, speaksOpenAi } from './openai-error.ts';
 import { problemSchema, type Problem } from './schemas/problem.ts';
 
 /** The media type of every error (RFC 9457). */
@@ -34,7 +35,7 @@ export function problemOf(
   };
 }
 
-/** A problem as the response to the request at hand. */
+/** A problem as the response to the request at hand; below /v1 in OpenAI's envelope. */
 export function problemResponse(c: Context<AppEnv>, error: ReadonceError): Response {
   const problem = problemOf(error, { instance: c.req.path, requestId: c.var.requestId });
   c.set('problemCode', error.code);
@@ -43,9 +44,9 @@ export function problemResponse(c: Context<AppEnv>, error: ReadonceError): Respo
     c.header('Retry-After', String(Math.ceil(retryAfterSeconds)));
   }
   if (error.code === 'unauthenticated') c.header('WWW-Authenticate', 'Bearer');
-  return c.body(JSON.stringify(problem), errorTable[error.code].status, {
-    'Content-Type': problemMediaType,
-  });
+  const { status } = errorTable[error.code];
+  if (speaksOpenAi(c.req.path)) return c.json(openAiError(problem), status);
+  return c.body(JSON.stringify(problem), status, { 'Content-Type': problemMediaType });
 }
 
 /**

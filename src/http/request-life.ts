@@ -1,8 +1,9 @@
 import type { MiddlewareHandler } from 'hono';
 import { deadlineExceeded } from '../core/deadline.ts';
-import { ReadonceError } from '../core/errors.ts';
+import type { ReadonceError } from '../core/errors.ts';
 import { invalidArgument } from '../service/invalid-argument.ts';
 import type { AppEnv } from './app-env.ts';
+import { Disconnection } from './disconnection.ts';
 
 /** The header in which a client says how long it will wait, in ms. */
 export const timeoutHeader = 'X-Request-Timeout-Ms';
@@ -27,7 +28,7 @@ export function requestLife(): MiddlewareHandler<AppEnv> {
       return () => life.close();
     });
     try {
-      await Promise.race([life.tooLate, orError(next(), life.signal)]);
+      await Promise.race([life.tooLate, orError(next(), c.req.raw.signal)]);
       if (life.late !== undefined && c.res.ok) {
         // It came too late. Hono would mix its headers with those of the problem.
         c.res.body?.cancel().catch(() => undefined);
@@ -58,12 +59,13 @@ function timeoutOf(header: string | undefined): number | undefined {
  * Hono takes only errors for errors: whatever else is thrown, as the adapter's reason that a client
  * has gone is, would get past its error handler and break the response.
  */
-async function orError(handled: Promise<void>, signal: AbortSignal): Promise<void> {
+async function orError(handled: Promise<void>, client: AbortSignal): Promise<void> {
   try {
     await handled;
   } catch (thrown) {
     if (thrown instanceof Error) throw thrown;
-    throw signal.aborted ? signal.reason : new Error('no error was thrown', { cause: thrown });
+    if (client.aborted && thrown === client.reason) throw new Disconnection(thrown);
+    throw new Error(`Expected an Error to be thrown but got ${String(thrown)}`, { cause: thrown });
   }
 }
 
@@ -112,12 +114,6 @@ class RequestLife {
 
   /** The adapter gives a text for a reason, which nobody expects to be thrown. */
   readonly #leave = (): void => {
-    this.#controller.abort(
-      new ReadonceError(
-        'invalid_argument',
-        'Expected the client to wait for the answer but it closed the connection.',
-        { cause: this.#client.reason },
-      ),
-    );
+    this.#controller.abort(new Disconnection(this.#client.reason));
   };
 }

@@ -1,13 +1,17 @@
 import type { Context } from 'hono';
-import { streamSSE } from 'hono/streaming';
+import { streamSSE, type SSEMessage } from 'hono/streaming';
 import { asReadonceError, type ReadonceError } from '../core/errors.ts';
 import { untilAborted } from '../core/until-aborted.ts';
 import type { AppEnv } from './app-env.ts';
+import { isDisconnection } from './disconnection.ts';
 import { clientError, problemOf } from './problem.ts';
+import type { Problem } from './schemas/problem.ts';
 
-/** A server-sent event; `data` is sent as JSON. */
+/** A server-sent event. */
 export interface ServerEvent {
-  readonly event: string;
+  /** Left out: an event without a name. */
+  readonly event?: string;
+  /** Sent as JSON, but for text, which is sent as it is. */
   readonly data: unknown;
 }
 
@@ -17,6 +21,8 @@ export interface EventStreamOptions {
   readonly heartbeatMs: number;
   /** Gets what was thrown after the response began; the client gets an `error` event. */
   onError(error: ReadonceError): void;
+  /** How the client is told; default: an event named `error` with the problem. */
+  readonly errorEvent?: (problem: Problem) => ServerEvent;
 }
 
 /**
@@ -42,10 +48,12 @@ export async function eventStream(
         next = await untilAborted(source.next(), signal);
       }
     } catch (thrown) {
-      if (c.req.raw.signal.aborted) return;
-      const error = clientError(thrown);
+      if (isDisconnection(thrown)) return;
       options.onError(asReadonceError(thrown));
-      await stream.writeSSE(encode({ event: 'error', data: problemOf(error, request) }));
+      const problem = problemOf(clientError(thrown), request);
+      await stream.writeSSE(
+        encode(options.errorEvent?.(problem) ?? { event: 'error', data: problem }),
+      );
     } finally {
       clearInterval(heartbeat);
       ended();
@@ -53,6 +61,7 @@ export async function eventStream(
   });
 }
 
-function encode({ event, data }: ServerEvent): { readonly event: string; readonly data: string } {
-  return { event, data: JSON.stringify(data) };
+function encode({ event, data }: ServerEvent): SSEMessage {
+  const text = typeof data === 'string' ? data : JSON.stringify(data);
+  return event === undefined ? { data: text } : { event, data: text };
 }

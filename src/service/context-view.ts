@@ -110,6 +110,6 @@ function usageView(usage: ContextUsage, createdAtMs: number) {
 }
 
 /** RFC 3339, UTC. */
-function timestamp(ms: number): string {
+export function timestamp(ms: number): string {
   return new Date(ms).toISOString();
 }

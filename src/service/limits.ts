@@ -10,7 +10,7 @@ export interface ServiceLimits {
   readonly maxTenantIngests: number;
   /** Documents being identified (tokenised and looked up) at once. */
   readonly maxIdentifies: number;
-  /** Queries running or queued. */
+  /** Queries running or queued; and as many sessions being opened. */
   readonly maxQueuedQueries: number;
   /** Of these, of one tenant. */
   readonly maxTenantQueries: number;

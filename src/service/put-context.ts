@@ -81,15 +81,12 @@ export class PutContext {
   async put(input: PutInput, options: PutOptions): Promise<PutResult> {
     const request = this.#identifyRequest(input);
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
-      const identified = await this.#identifies.run(request.tenant, () =>
-        this.#deps.engine.identify(request, options.signal),
-      );
-      options.signal.throwIfAborted();
+      const identified = await this.#identify(request, options.signal);
       const change = usageChange(input, this.#deps.clock.nowMs());
       const result =
         identified.stored === undefined
           ? await this.#joinOrStart(request, identified, { change, ...options })
-          : await this.#reuse(request, identified.stored, change);
+          : await this.#reuse(identified.stored, change);
       if (result !== undefined) return result;
     }
     throw new ReadonceError(
@@ -98,6 +95,27 @@ export class PutContext {
         'Try again.',
       { retryAfterSeconds: 1 },
     );
+  }
+
+  /**
+   * The document's context, if it is stored and has not expired; the model does not run.
+   * @throws ReadonceError as `put` does before it stores anything; the reason of `signal`
+   */
+  async find(input: PutInput, signal: AbortSignal): Promise<StoredContext | undefined> {
+    const { stored } = await this.#identify(this.#identifyRequest(input), signal);
+    if (stored === undefined) return undefined;
+    return hasExpired(stored.usage, this.#deps.clock.nowMs()) ? undefined : stored;
+  }
+
+  /** @throws the reason of `signal`, if it aborted meanwhile */
+  async #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
+    const identified = await this.#identifies.run(request.tenant, () =>
+      this.#deps.engine.identify(request, signal),
+    );
+    signal.throwIfAborted();
+    const owner = identified.stored?.record.tenant ?? request.tenant;
+    assert(owner === request.tenant, 'expected salts to keep the ids of tenants apart');
+    return identified;
   }
 
   #identifyRequest(input: PutInput): IdentifyRequest {
@@ -118,12 +136,7 @@ export class PutContext {
   }
 
   /** Answers from what is stored. An expired context is revived. */
-  async #reuse(
-    { tenant }: IdentifyRequest,
-    stored: StoredContext,
-    change: Partial<ContextUsage>,
-  ): Promise<Attempt> {
-    assert(stored.record.tenant === tenant, 'expected salts to keep the ids of tenants apart');
+  async #reuse(stored: StoredContext, change: Partial<ContextUsage>): Promise<Attempt> {
     const nowMs = this.#deps.clock.nowMs();
     const revival = hasExpired(stored.usage, nowMs) ? { expiresAtMs: null } : {};
     const usage = { lastUsedAtMs: nowMs, ...revival, ...change };

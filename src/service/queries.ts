@@ -1,12 +1,18 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import type { StoredContext } from '../core/context.ts';
-import { ReadonceError } from '../core/errors.ts';
-import type { EngineAnswer, EngineQuery, SamplingOptions } from '../engine/protocol.ts';
+import type {
+  ChatMessage,
+  EngineAnswer,
+  EngineQuery,
+  QuerySource,
+  SamplingOptions,
+} from '../engine/protocol.ts';
 import { Admission } from './admission.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import type { ContextRef } from './context-ref.ts';
 import type { ServiceDeps } from './deps.ts';
 import { invalidArgument } from './invalid-argument.ts';
+import { questionTurns, type Question } from './turns.ts';
 
 /** What holds where a query says nothing; the seed is drawn anew. */
 export const defaultSampling: Omit<SamplingOptions, 'seed'> = {
@@ -25,14 +31,21 @@ export type SamplingRequest = {
   readonly [Key in keyof SamplingOptions]?: SamplingOptions[Key] | undefined;
 };
 
-/** A question as it came; that there is one is checked here, since `messages` may stand for it. */
-export interface QueryInput extends SamplingRequest {
-  /** As the client sent it; trimmed here. */
-  readonly query: string | undefined;
-  /** Several turns: named by the contract, not built. */
-  readonly messages?: unknown;
+/** A question as it came, and how to answer it. */
+export interface QueryInput extends SamplingRequest, Question {
   /** Use less than was kept; at most the stored ratio. Undefined: all of it. */
   readonly keepRatio?: number | undefined;
+}
+
+/** What the engine is asked, but for what the service chooses. */
+export interface Ask {
+  readonly source: QuerySource;
+  /** Who asks; '' without tenants. */
+  readonly tenant: string;
+  /** The context that is used by it; undefined: none. */
+  readonly contextId: string | undefined;
+  readonly turns: readonly ChatMessage[];
+  readonly sampling: SamplingRequest;
 }
 
 /** When a query came, and who gets its answer piece by piece. */
@@ -42,14 +55,22 @@ export interface QueryOptions {
   onText(text: string): void;
 }
 
-/** An answer as clients see it: what counts from arrival counts from the HTTP request's, in ms. */
-export interface Answer extends EngineAnswer {
+/** An answer of the engine; what counts from arrival counts from the HTTP request's, in ms. */
+export interface AskedAnswer extends EngineAnswer {
+  /** `ans_…` */
   readonly id: string;
   readonly object: 'answer';
+}
+
+/** An answer from a context, as clients see it. */
+export interface Answer extends AskedAnswer {
   readonly contextId: string;
 }
 
-/** The use case behind `POST /contexts/{id}/query`. */
+/**
+ * The use case behind `POST /contexts/{id}/query`, and the one place where questions of all kinds
+ * are admitted, timed and observed.
+ */
 export class Queries {
   readonly #deps: ServiceDeps;
   readonly #lookup: ContextLookup;
@@ -74,35 +95,39 @@ export class Queries {
    */
   async query(
     ref: ContextRef,
-    input: QueryInput,
+    { query, messages, keepRatio, ...sampling }: QueryInput,
     options: QueryOptions,
     signal: AbortSignal,
   ): Promise<Answer> {
     const { tenant, id: contextId } = ref;
     const stored = this.#lookup.ready(ref);
-    const query = queryText(input);
-    checkKeepRatio(input.keepRatio, stored);
-    const { metrics } = this.#deps;
+    const turns = questionTurns({ query, messages });
+    checkKeepRatio(keepRatio, stored);
+    const source = { kind: 'context', contextId, keepRatio } as const;
+    const ask = { source, tenant, contextId, turns, sampling };
+    const answer = await this.ask(ask, options, signal);
+    return { ...answer, contextId };
+  }
+
+  /** Asks the engine, whatever the source. @throws ReadonceError as `query` and sessions do */
+  async ask(ask: Ask, options: QueryOptions, signal: AbortSignal): Promise<AskedAnswer> {
+    const { source, tenant, contextId, turns } = ask;
+    const { metrics, engine, store, clock } = this.#deps;
     const leave = this.#places.enter(tenant);
     metrics.runningQueries.set(this.#places.taken);
     try {
-      const waitedMs = this.#deps.clock.monotonicMs() - options.arrivedAtMs;
+      const waitedMs = clock.monotonicMs() - options.arrivedAtMs;
       const request: EngineQuery = {
-        source: { kind: 'context', contextId, keepRatio: input.keepRatio },
+        source,
         tenant,
-        turns: [{ role: 'user', content: query }],
-        sampling: sampling(input),
+        turns,
+        sampling: sampling(ask.sampling),
       };
-      const answering = this.#deps.engine.query(request, (text) => options.onText(text), signal);
-      this.#deps.store.touch(contextId, this.#deps.clock.nowMs());
+      const answering = engine.query(request, (text) => options.onText(text), signal);
+      if (contextId !== undefined) store.touch(contextId, clock.nowMs());
       const answer = countFromArrival(await answering, waitedMs);
       this.#observe(answer);
-      return {
-        id: `ans_${randomBytes(16).toString('hex')}`,
-        object: 'answer',
-        contextId,
-        ...answer,
-      };
+      return { id: `ans_${randomBytes(16).toString('hex')}`, object: 'answer', ...answer };
     } catch (error) {
       metrics.queries.inc({ outcome: 'failed' });
       throw error;
@@ -124,21 +149,8 @@ export class Queries {
   }
 }
 
-function queryText({ query, messages }: QueryInput): string {
-  if (messages !== undefined) {
-    throw new ReadonceError(
-      'unsupported',
-      'Expected "query" but got "messages", which is not built yet. ' +
-        'Send the question as "query".',
-      { details: { path: 'messages' } },
-    );
-  }
-  const text = query?.trim() ?? '';
-  if (text !== '') return text;
-  throw invalidArgument('query', 'Expected text for query but got nothing, or only white space.');
-}
-
-function checkKeepRatio(keepRatio: number | undefined, { record }: StoredContext): void {
+/** @throws ReadonceError `invalid_argument` if a context holds less than is asked of it */
+export function checkKeepRatio(keepRatio: number | undefined, { record }: StoredContext): void {
   const stored = record.compression.keepRatio;
   if (keepRatio === undefined || keepRatio <= stored) return;
   throw invalidArgument(

@@ -1,11 +1,13 @@
 import { ReadonceError } from '../core/errors.ts';
 import { scoringMethods } from '../compression/registry.ts';
+import { Chats } from './chats.ts';
 import { ContextLookup } from './context-lookup.ts';
 import { Contexts } from './contexts.ts';
 import type { ServiceDeps } from './deps.ts';
 import { Ingestions, type IngestionObserver } from './ingestions.ts';
 import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
 import { Queries } from './queries.ts';
+import { Sessions } from './sessions.ts';
 import { StoreGauges } from './store-gauges.ts';
 import { TenantSalts } from './tenant-salts.ts';
 import { Transfers } from './transfers.ts';
@@ -39,6 +41,8 @@ export interface ModelView {
 export class Service {
   readonly contexts: Contexts;
   readonly queries: Queries;
+  readonly sessions: Sessions;
+  readonly chats: Chats;
   readonly transfers: Transfers;
   readonly storeGauges: StoreGauges;
   readonly #deps: ServiceDeps;
@@ -53,6 +57,8 @@ export class Service {
     this.#put = new PutContext(deps, this.#ingestions, salts);
     this.contexts = new Contexts(deps, lookup, this.#ingestions);
     this.queries = new Queries(deps, lookup);
+    this.sessions = new Sessions(deps, lookup, this.queries);
+    this.chats = new Chats(deps, { lookup, queries: this.queries, put: this.#put });
     this.transfers = new Transfers(deps, lookup, salts);
     this.storeGauges = new StoreGauges(deps);
   }

@@ -5,6 +5,7 @@ import { defined } from '../../src/core/assert.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { Gate } from '../support/fake-engine.ts';
 import { forgeFile, inParts, portableSample } from '../support/portable-samples.ts';
+import { essence, replyTo } from '../support/replies.ts';
 import { bearer, testApiKeys, testKeys } from '../support/tenants.ts';
 import { readEvents, startTestServer, until, type TestServer } from '../support/test-server.ts';
 import { startTransferServer } from '../support/transfer-server.ts';
@@ -17,47 +18,12 @@ beforeEach(async () => {
 });
 afterEach(() => server.close());
 
-interface Reply {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: Record<string, unknown>;
-}
-
-/** A request with a key, and its answer whole. */
-async function send(
-  key: string | undefined,
-  method: string,
-  path: string,
-  value?: object,
-): Promise<Reply> {
-  const response = await server.request(path, {
-    method,
-    headers: {
-      ...(key === undefined ? {} : bearer(key)),
-      ...(value === undefined ? {} : { 'Content-Type': 'application/json' }),
-    },
-    ...(value === undefined ? {} : { body: JSON.stringify(value) }),
-  });
-  const text = await response.text();
-  const isJson = text !== '' && (response.headers.get('content-type') ?? '').includes('json');
-  return {
-    status: response.status,
-    headers: response.headers,
-    body: isJson ? (JSON.parse(text) as Record<string, unknown>) : { text },
-  };
-}
+const send = (key: string | undefined, method: string, path: string, value?: object) =>
+  replyTo(server, { key, method, path, value });
 
 async function put(key: string, document = 'text'): Promise<string> {
   const { body } = await send(key, 'PUT', '/contexts', { document });
   return String(body['id']);
-}
-
-/** What tells one answer from another, but for the request's own path and id. */
-function essence({ status, headers, body }: Reply) {
-  const { instance: _instance, requestId: _requestId, ...rest } = body;
-  const own = new Set(['x-request-id', 'date', 'content-length']);
-  const names = [...headers.keys()].filter((name) => !own.has(name));
-  return { status, body: rest, headers: names.map((name) => [name, headers.get(name)]) };
 }
 
 describe('without a key of the server', () => {

@@ -252,11 +252,6 @@ test('a keepRatio above the stored one is refused, naming both', async () => {
   expect(detail).toContain('0.4');
 });
 
-test('messages are known but not built', async () => {
-  const messages = [{ role: 'user', content: 'q' }];
-  await problem(await server.query(id, { messages }), 'unsupported');
-});
-
 test.each(['?limit=0', '?limit=101', '?limit=x', '?limit=', '?label=x', '?label=:x', '?foo=1'])(
   'a list refuses %s',
   async (query) => {

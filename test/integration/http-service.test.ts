@@ -76,6 +76,7 @@ test('the OpenAPI document has every route, its schemas and its problems', async
   );
   expect(routes.sort()).toEqual([
     'delete /contexts/{id}',
+    'delete /sessions/{id}',
     'get /contexts',
     'get /contexts/{id}',
     'get /contexts/{id}/events',
@@ -86,9 +87,15 @@ test('the OpenAPI document has every route, its schemas and its problems', async
     'get /metrics',
     'get /models',
     'get /readyz',
+    'get /sessions/{id}',
+    'get /v1/models',
+    'get /v1/models/{id}',
     'patch /contexts/{id}',
     'post /contexts/import',
     'post /contexts/{id}/query',
+    'post /contexts/{id}/sessions',
+    'post /sessions/{id}/query',
+    'post /v1/chat/completions',
     'put /contexts',
   ]);
   const put = document.paths['/contexts']?.['put'];

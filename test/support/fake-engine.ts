@@ -1,4 +1,5 @@
 import type { StoredContext } from '../../src/core/context.ts';
+import { defined } from '../../src/core/assert.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { contextId } from '../../src/core/identity.ts';
 import type {
@@ -47,8 +48,8 @@ export class Gate {
 }
 
 /**
- * An engine without a model: a token is a character, an answer is the query turned round. Gates
- * hold its work back; `failure` is thrown by the next call.
+ * An engine without a model: a token is a character, an answer is the last question turned round.
+ * Gates hold its work back; `failure` is thrown by the next call.
  */
 export class FakeEngine implements Engine {
   state: EngineState = 'ready';
@@ -66,6 +67,10 @@ export class FakeEngine implements Engine {
   ingests = 0;
   readonly queries: EngineQuery[] = [];
   readonly unloaded: string[] = [];
+  /** Open ones, by id; a test ends one as its time would by deleting it. */
+  readonly sessions = new Map<string, EngineSession>();
+  /** Milliseconds of wall time, for sessions. */
+  nowMs = () => Date.now();
   /** Signals of ingestions and queries that were aborted. */
   aborted = 0;
   ingestGate: Gate | undefined;
@@ -122,6 +127,8 @@ export class FakeEngine implements Engine {
     signal?: AbortSignal,
   ): Promise<EngineAnswer> {
     this.#checkAlive();
+    // As the real one: what is aborted before it is sent fails with the signal's reason.
+    signal?.throwIfAborted();
     this.queries.push(request);
     this.#countAborts(signal);
     if (this.queryFailure !== undefined) throw this.queryFailure;
@@ -135,24 +142,48 @@ export class FakeEngine implements Engine {
     }
     if (this.lateQueryFailure !== undefined) throw this.lateQueryFailure;
     onText(answer.slice(1));
+    if (request.source.kind === 'session') {
+      this.#answerInSession(request.source.sessionId, lastTurn(request).length + answer.length);
+    }
     return fakeAnswer(request, answer, 'stop');
   }
 
-  openSession(_request: SessionRequest): Promise<EngineSession> {
-    return Promise.reject(new ReadonceError('unsupported', 'Not built yet.'));
+  async openSession(request: SessionRequest): Promise<EngineSession> {
+    this.#checkAlive();
+    const nowMs = this.nowMs();
+    const session = {
+      id: `ses_${String(this.sessions.size + 1).padStart(32, '0')}`,
+      contextId: request.contextId,
+      tenant: request.tenant,
+      keepRatio: request.keepRatio ?? 0.3,
+      turns: 0,
+      tokens: 0,
+      createdAtMs: nowMs,
+      lastUsedAtMs: nowMs,
+      expiresAtMs: nowMs + request.ttlMs,
+    };
+    this.sessions.set(session.id, session);
+    return session;
   }
 
-  session(sessionId: string): Promise<EngineSession> {
-    return Promise.reject(new ReadonceError('not_found', `Expected a session: ${sessionId}`));
+  async session(sessionId: string): Promise<EngineSession> {
+    this.#checkAlive();
+    const session = this.sessions.get(sessionId);
+    if (session !== undefined) return session;
+    throw new ReadonceError('not_found', `Expected a session but got ${sessionId}.`);
   }
 
-  closeSession(sessionId: string): Promise<void> {
-    return Promise.reject(new ReadonceError('not_found', `Expected a session: ${sessionId}`));
+  async closeSession(sessionId: string): Promise<void> {
+    await this.session(sessionId);
+    this.sessions.delete(sessionId);
   }
 
   async unload(id: string): Promise<void> {
     this.#checkAlive();
     this.unloaded.push(id);
+    for (const session of this.sessions.values()) {
+      if (session.contextId === id) this.sessions.delete(session.id);
+    }
   }
 
   async close(): Promise<void> {}
@@ -161,6 +192,16 @@ export class FakeEngine implements Engine {
     if (this.state === 'ready') return;
     throw new ReadonceError('engine_unavailable', 'The engine is being restarted.', {
       retryAfterSeconds: 3,
+    });
+  }
+
+  #answerInSession(sessionId: string, tokens: number): void {
+    const session = defined(this.sessions.get(sessionId), 'the session');
+    this.sessions.set(sessionId, {
+      ...session,
+      turns: session.turns + 1,
+      tokens: session.tokens + tokens,
+      lastUsedAtMs: this.nowMs(),
     });
   }
 
@@ -221,16 +262,22 @@ function fakeAnswer(
   answer: string,
   finishReason: EngineAnswer['finishReason'],
 ): EngineAnswer {
+  const queryTokens = request.turns.reduce((sum, { content }) => sum + content.length, 0);
+  const { source } = request;
+  const isPrompt = source.kind === 'prompt';
+  const contextTokens = isPrompt ? (source.document?.length ?? 0) : 10;
   return {
     answer,
     finishReason,
     usage: {
-      contextTokens: 10,
-      queryTokens: lastTurn(request).length,
+      contextTokens,
+      queryTokens,
       completionTokens: answer.length,
-      prefilledTokens: lastTurn(request).length,
+      prefilledTokens: queryTokens + (isPrompt ? contextTokens : 0),
     },
-    cache: { source: 'disk', keepRatio: askedRatio(request) ?? 0.3, pairs: 60, bytes: 960 },
+    cache: isPrompt
+      ? { source: 'none', keepRatio: 1, pairs: 0, bytes: 0 }
+      : { source: 'disk', keepRatio: askedRatio(request) ?? 0.3, pairs: 60, bytes: 960 },
     timings: { queueMs: 1, loadMs: 2, firstTokenMs: 3, totalMs: 4, tokensPerSecond: 5 },
   };
 }

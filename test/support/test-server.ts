@@ -3,7 +3,7 @@ import type { Clock } from '../../src/core/clock.ts';
 import { createApp } from '../../src/http/app.ts';
 import { defaultHttpLimits, type HttpLimits } from '../../src/http/limits.ts';
 import { listen, type HttpServer } from '../../src/http/server.ts';
-import { createLogger } from '../../src/observability/logger.ts';
+import { createLogger, type Logger } from '../../src/observability/logger.ts';
 import { createMetrics, type Metrics } from '../../src/observability/metrics.ts';
 import { defaultCompression } from '../../src/service/compression.ts';
 import { defaultServiceLimits, type ServiceLimits } from '../../src/service/limits.ts';
@@ -34,6 +34,7 @@ export interface TestService {
   readonly store: FakeStore;
   readonly clock: TestClock;
   readonly metrics: Metrics;
+  readonly logger: Logger;
   readonly logLines: string[];
 }
 
@@ -42,6 +43,7 @@ export function createTestService(limits: Partial<ServiceLimits> = {}) {
   const store = new FakeStore();
   const engine = new FakeEngine(store);
   const clock = new TestClock();
+  engine.nowMs = () => clock.nowMs();
   const metrics = createMetrics();
   const logLines: string[] = [];
   const logger = createLogger({
@@ -74,6 +76,8 @@ export interface TestServer extends TestService {
   put(body: unknown, headers?: Readonly<Record<string, string>>): Promise<Response>;
   /** POSTs a JSON body to a context's query. */
   query(id: string, body: unknown, signal?: AbortSignal): Promise<Response>;
+  /** POSTs a JSON body. */
+  post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
   close(): Promise<void>;
 }
 
@@ -93,6 +97,8 @@ export async function startTestServer(options: TestServerOptions = {}): Promise<
   });
   const request = (path: string, init: RequestInit = {}) => fetch(`${http.url}${path}`, init);
   const json = { 'Content-Type': 'application/json' };
+  const post = (path: string, body: unknown, init: RequestInit = {}) =>
+    request(path, { method: 'POST', headers: json, body: JSON.stringify(body), ...init });
   return {
     ...parts,
     http,
@@ -104,12 +110,8 @@ export async function startTestServer(options: TestServerOptions = {}): Promise<
         body: JSON.stringify(body),
       }),
     query: (id, body, signal) =>
-      request(`/contexts/${id}/query`, {
-        method: 'POST',
-        headers: json,
-        body: JSON.stringify(body),
-        ...(signal === undefined ? {} : { signal }),
-      }),
+      post(`/contexts/${id}/query`, body, signal === undefined ? {} : { signal }),
+    post,
     close: async () => {
       await parts.service.close();
       await http.close();

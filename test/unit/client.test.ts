@@ -83,6 +83,12 @@ describe('requests', () => {
     await client.patch('ctx_1', { pinned: true });
     await client.delete('ctx_1');
     await client.query('a/b', { query: 'q' });
+    await client.query('ctx_1', { messages: [{ role: 'user', content: 'q' }], keepRatio: 0.2 });
+    await client.sessions.open('ctx_1');
+    await client.sessions.open('ctx_1', { ttlSeconds: 60 });
+    await client.sessions.get('ses_1');
+    await client.sessions.query('ses_1', { query: 'q', maxTokens: 3 });
+    await client.sessions.end('a/b');
     expect(seen).toEqual([
       'PUT /contexts {"document":"d","compression":{"keepRatio":0.5}}',
       'GET /contexts/ctx_1 ',
@@ -91,6 +97,12 @@ describe('requests', () => {
       'PATCH /contexts/ctx_1 {"pinned":true}',
       'DELETE /contexts/ctx_1 ',
       'POST /contexts/a%2Fb/query {"query":"q"}',
+      'POST /contexts/ctx_1/query {"messages":[{"role":"user","content":"q"}],"keepRatio":0.2}',
+      'POST /contexts/ctx_1/sessions {}',
+      'POST /contexts/ctx_1/sessions {"ttlSeconds":60}',
+      'GET /sessions/ses_1 ',
+      'POST /sessions/ses_1/query {"query":"q","maxTokens":3}',
+      'DELETE /sessions/a%2Fb ',
     ]);
   });
 
@@ -155,6 +167,19 @@ describe('stream', () => {
       { type: 'token', text: 'a' },
       { type: 'token', text: 'b\n' },
       { type: 'done', answer: { answer: 'ab' } },
+    ]);
+  });
+
+  it("yields a session's answer alike", async () => {
+    handler = (request, response, body) => {
+      expect([request.url, JSON.parse(body)]).toEqual([
+        '/sessions/ses_1/query',
+        { query: 'q', stream: true },
+      ]);
+      sse(response, [['done', { answer: 'a', sessionId: 'ses_1' }]]);
+    };
+    expect(await collect(client.sessions.stream('ses_1', { query: 'q' }))).toEqual([
+      { type: 'done', answer: { answer: 'a', sessionId: 'ses_1' } },
     ]);
   });
 

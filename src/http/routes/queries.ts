@@ -1,12 +1,10 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { AsyncQueue } from '../../service/async-queue.ts';
-import type { Answer } from '../../service/queries.ts';
+import { answerResponse } from '../answer-response.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { readBody } from '../body.ts';
 import { contextParameters } from '../schemas/context.ts';
 import { problems } from '../schemas/problem.ts';
 import { answerSchema, queryBody } from '../schemas/query.ts';
-import { eventStream, type ServerEvent } from '../sse.ts';
 
 /** `POST /contexts/{id}/query`: ask. A client that goes away stops the engine's work for it. */
 export function queryRoutes(app: App, { service, limits, logger }: AppDeps): void {
@@ -50,39 +48,11 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
       ),
     },
   });
-  app.openapi(route, async (c) => {
+  app.openapi(route, (c) => {
     const ref = { ...c.req.valid('param'), tenant: c.var.tenant };
     const { stream, ...input } = c.req.valid('json');
-    const ask = (onText: (text: string) => void): Promise<Answer> =>
-      service.queries.query(
-        ref,
-        { ...input, query: input.query },
-        { arrivedAtMs: c.var.arrivedAtMs, onText },
-        c.var.signal,
-      );
-    if (stream !== true) return c.json(await ask(() => undefined), 200);
-    return eventStream(c, answerEvents(ask), {
-      heartbeatMs: limits.heartbeatMs,
-      onError: (error) =>
-        logger.warn({ err: error, code: error.code, requestId: c.var.requestId }, 'answer failed'),
-    });
+    const ask = (onText: (text: string) => void) =>
+      service.queries.query(ref, input, { arrivedAtMs: c.var.arrivedAtMs, onText }, c.var.signal);
+    return answerResponse(c, { stream, ask }, { limits, logger });
   });
-}
-
-/** The events of a streamed answer; no more of them wait than an answer has tokens. */
-function answerEvents(
-  ask: (onText: (text: string) => void) => Promise<Answer>,
-): AsyncQueue<ServerEvent> {
-  const queue = new AsyncQueue<ServerEvent>();
-  const run = async (): Promise<void> => {
-    try {
-      const answer = await ask((text) => queue.push({ event: 'token', data: { text } }));
-      queue.push({ event: 'done', data: answer });
-      queue.end();
-    } catch (error) {
-      queue.fail(error);
-    }
-  };
-  void run();
-  return queue;
 }

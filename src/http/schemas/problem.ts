@@ -50,6 +50,13 @@ const commonCodes = [
 
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
+  return responsesByStatus(errorCodes, {
+    'application/problem+json': { schema: problemSchema },
+  });
+}
+
+/** A response for each status that some codes have, `internal` among them. */
+export function responsesByStatus<T>(errorCodes: readonly ErrorCode[], content: T) {
   const byStatus = new Map<number, ErrorCode[]>();
   for (const code of new Set([...errorCodes, ...commonCodes])) {
     const { status } = errorTable[code];
@@ -58,10 +65,7 @@ export function problems(...errorCodes: readonly ErrorCode[]) {
   return Object.fromEntries(
     [...byStatus].map(([status, group]) => [
       status,
-      {
-        description: group.map((code) => `\`${code}\``).join(', '),
-        content: { 'application/problem+json': { schema: problemSchema } },
-      },
+      { description: group.map((code) => `\`${code}\``).join(', '), content },
     ]),
   );
 }

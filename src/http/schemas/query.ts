@@ -1,63 +1,104 @@
 import { z } from '@hono/zod-openapi';
 import { defaultSampling, seedEnd } from '../../service/queries.ts';
+import { maxMessages } from '../../service/turns.ts';
 import { flag, fraction, integer, number, text, word } from './fields.ts';
 
 /** Longer than any model's window, which is the bound that counts (`context_too_long`). */
-const maxAnswerTokens = 2 ** 20;
-const maxStops = 16;
-const maxStopLength = 256;
+export const maxAnswerTokens = 2 ** 20;
+/** Most stop texts of a query. */
+export const maxStops = 16;
+/** Characters of a stop text. */
+export const maxStopLength = 256;
 const maxTopK = 2 ** 31 - 1;
+
+/** A question, as a schema that may be optional. */
+const question = () =>
+  text({ min: 1 }).openapi({
+    description: 'The question; white space at both ends is dropped.',
+    example: 'Who signed the lease?',
+  });
+
+const message = z.strictObject(
+  {
+    // A system message gets as far as the service, which says where instructions belong.
+    role: z
+      .enum(['user', 'assistant', 'system'], { error: '"user" or "assistant"' })
+      .openapi({ enum: ['user', 'assistant'] }),
+    content: text({ min: 1 }),
+  },
+  { error: 'an object with role and content' },
+);
+
+const expectedMessages = `an array of 1 to ${maxMessages} messages`;
+const messages = z
+  .array(message, { error: expectedMessages })
+  .min(1, { error: expectedMessages })
+  .max(maxMessages, { error: expectedMessages })
+  .openapi({
+    description:
+      'Several turns, instead of `query`: user and assistant in turn, a user first and last. All ' +
+      'of them are computed for this query; a session keeps them instead.',
+    example: [
+      { role: 'user', content: 'Who signed the lease?' },
+      { role: 'assistant', content: 'Ada Lovelace.' },
+      { role: 'user', content: 'When?' },
+    ],
+  });
+
+const answering = {
+  maxTokens: integer(1, maxAnswerTokens).optional().openapi({
+    description: 'Most tokens of the answer.',
+    default: defaultSampling.maxTokens,
+  }),
+  temperature: number(0, 2).optional().openapi({
+    description: '0 is greedy: the likeliest token each time.',
+    default: defaultSampling.temperature,
+  }),
+  topP: fraction().optional().openapi({
+    description: 'Draw from the likeliest tokens that together have this probability.',
+    default: defaultSampling.topP,
+  }),
+  topK: integer(0, maxTopK).optional().openapi({
+    description: 'Draw from this many likeliest tokens; 0: from all.',
+    default: defaultSampling.topK,
+  }),
+  seed: integer(0, seedEnd - 1)
+    .optional()
+    .openapi({
+      description: 'The same seed draws the same answer; left out: a random one.',
+    }),
+  stop: z
+    .array(text({ min: 1, max: maxStopLength }), {
+      error: `an array of up to ${maxStops} texts`,
+    })
+    .max(maxStops, { error: `an array of up to ${maxStops} texts` })
+    .optional()
+    .openapi({ description: 'The answer ends before any of these.', example: ['\n\n'] }),
+  stream: flag()
+    .optional()
+    .openapi({ description: 'Answer with server-sent events.', default: false }),
+};
 
 /** The JSON body of a query. Whether it fits the model's window is the engine's to check. */
 export const queryBody = z
   .strictObject(
     {
-      query: text({ min: 1 }).optional().openapi({
-        description: 'Required: the question; white space at both ends is dropped.',
-        example: 'Who signed the lease?',
-      }),
-      messages: z.unknown().optional().openapi({
-        description: 'Several turns: not built yet, refused as `unsupported`.',
-      }),
-      maxTokens: integer(1, maxAnswerTokens).optional().openapi({
-        description: 'Most tokens of the answer.',
-        default: defaultSampling.maxTokens,
-      }),
-      temperature: number(0, 2).optional().openapi({
-        description: '0 is greedy: the likeliest token each time.',
-        default: defaultSampling.temperature,
-      }),
-      topP: fraction().optional().openapi({
-        description: 'Draw from the likeliest tokens that together have this probability.',
-        default: defaultSampling.topP,
-      }),
-      topK: integer(0, maxTopK).optional().openapi({
-        description: 'Draw from this many likeliest tokens; 0: from all.',
-        default: defaultSampling.topK,
-      }),
-      seed: integer(0, seedEnd - 1)
-        .optional()
-        .openapi({
-          description: 'The same seed draws the same answer; left out: a random one.',
-        }),
-      stop: z
-        .array(text({ min: 1, max: maxStopLength }), {
-          error: `an array of up to ${maxStops} texts`,
-        })
-        .max(maxStops, { error: `an array of up to ${maxStops} texts` })
-        .optional()
-        .openapi({ description: 'The answer ends before any of these.', example: ['\n\n'] }),
+      query: question().optional(),
+      messages: messages.optional(),
+      ...answering,
       keepRatio: fraction().optional().openapi({
         description: 'Use less of the stored cache than was kept; never more.',
         example: 0.2,
       }),
-      stream: flag()
-        .optional()
-        .openapi({ description: 'Answer with server-sent events.', default: false }),
     },
     { error: 'a JSON object' },
   )
-  .openapi('Query');
+  .openapi('Query', { description: 'Either `query` or `messages` is required.' });
+
+/** The JSON body of a session's query: the session knows the earlier turns and its keepRatio. */
+export const sessionQueryBody = z
+  .strictObject({ query: question(), ...answering }, { error: 'a JSON object' })
+  .openapi('SessionQuery');
 
 const count = () => z.number().int().min(0);
 const durationMs = () => z.number().min(0);
@@ -95,3 +136,8 @@ export const answerSchema = z
       .openapi({ description: "Counted from the request's arrival." }),
   })
   .openapi('Answer');
+
+/** An answer of a session; describes `SessionAnswer`. */
+export const sessionAnswerSchema = answerSchema
+  .extend({ sessionId: z.string().openapi({ example: 'ses_0b1c2d3e4f5061728394a5b6c7d8e9f0' }) })
+  .openapi('SessionAnswer');

@@ -1,0 +1,135 @@
+import { contextTokens, type StoredContext } from '../core/context.ts';
+import { ReadonceError } from '../core/errors.ts';
+import type { QuerySource } from '../engine/protocol.ts';
+import { planChat, type ChatPlan } from './chat-plan.ts';
+import type { ContextLookup } from './context-lookup.ts';
+import type { ServiceDeps } from './deps.ts';
+import type { PutContext } from './put-context.ts';
+import type { AskedAnswer, Queries, QueryOptions, SamplingRequest } from './queries.ts';
+import { conversationTurns, type ChatMessage } from './turns.ts';
+
+/** A chat as clients of OpenAI's interface send it. */
+export interface ChatInput {
+  /** Who asks; '' without tenants. */
+  readonly tenant: string;
+  /** The id of the served model. */
+  readonly model: string;
+  readonly messages: readonly ChatMessage[];
+  /** All messages are turns with it; undefined: a long first message is looked up. */
+  readonly contextId: string | undefined;
+  /** Whether a document that is not stored is put, rather than read for this chat only. */
+  readonly store: boolean;
+  readonly sampling: SamplingRequest;
+}
+
+/** An answer, and what of its prompt came from a context. */
+export interface ChatAnswer extends AskedAnswer {
+  /** Undefined: nothing stored was used. */
+  readonly contextId: string | undefined;
+  /** Prefix, document and turns. */
+  readonly promptTokens: number;
+  /** Of these, the ones that were not computed: the context's, prefix included. */
+  readonly cachedTokens: number;
+}
+
+/** What a chat is asked of. */
+interface Ground {
+  readonly source: QuerySource;
+  readonly stored: StoredContext | undefined;
+  readonly turns: readonly ChatMessage[];
+}
+
+/** What the use case is made of. */
+export interface ChatParts {
+  readonly lookup: ContextLookup;
+  readonly queries: Queries;
+  readonly put: PutContext;
+}
+
+/** The use case behind `POST /v1/chat/completions`. */
+export class Chats {
+  readonly #deps: ServiceDeps;
+  readonly #parts: ChatParts;
+
+  constructor(deps: ServiceDeps, parts: ChatParts) {
+    this.#deps = deps;
+    this.#parts = parts;
+  }
+
+  /**
+   * Answers the last message of a chat: from the context it names or whose document it begins
+   * with, else from a prompt that is computed for it alone.
+   * @throws ReadonceError `not_found` (the model or the context), and what `Queries.query` and
+   *   `PutContext.put` throw
+   */
+  async complete(
+    input: ChatInput,
+    options: QueryOptions,
+    signal: AbortSignal,
+  ): Promise<ChatAnswer> {
+    this.#checkModel(input.model);
+    const { source, stored, turns } = await this.#ground(input, signal);
+    const contextId = stored?.record.id;
+    const { tenant, sampling } = input;
+    const ask = { source, tenant, contextId, turns, sampling };
+    const answer = await this.#parts.queries.ask(ask, options, signal);
+    const { usage } = answer;
+    const cachedTokens = stored === undefined ? 0 : contextTokens(stored.record);
+    const readTokens = stored === undefined ? usage.contextTokens : 0;
+    const promptTokens = cachedTokens + readTokens + usage.queryTokens;
+    return { ...answer, contextId, promptTokens, cachedTokens };
+  }
+
+  #checkModel(model: string): void {
+    const { info } = this.#deps.engine;
+    if (info === undefined) {
+      throw new ReadonceError(
+        'engine_unavailable',
+        'Expected an engine that has told its model but none has started yet. Try again soon.',
+        { retryAfterSeconds: 1 },
+      );
+    }
+    if (model === info.modelId) return;
+    throw unknownModel(info.modelId);
+  }
+
+  async #ground(input: ChatInput, signal: AbortSignal): Promise<Ground> {
+    const { tenant, contextId, messages, store } = input;
+    if (contextId !== undefined) {
+      const stored = this.#parts.lookup.ready({ tenant, id: contextId });
+      return { source: contextSource(stored), stored, turns: conversationTurns(messages) };
+    }
+    const plan = planChat(messages);
+    const { document, instructions, turns } = plan;
+    const stored = await this.#findDocument(plan, { tenant, store }, signal);
+    if (stored !== undefined) return { source: contextSource(stored), stored, turns };
+    return { source: { kind: 'prompt', document, instructions }, stored: undefined, turns };
+  }
+
+  async #findDocument(
+    { document, instructions }: ChatPlan,
+    { tenant, store }: Pick<ChatInput, 'tenant' | 'store'>,
+    signal: AbortSignal,
+  ): Promise<StoredContext | undefined> {
+    if (document === undefined) return undefined;
+    const { lookup, put } = this.#parts;
+    const input = { tenant, document, instructions, compression: {} };
+    if (!store) return put.find(input, signal);
+    const { context } = await put.put(input, { wait: true, signal });
+    return lookup.ready({ tenant, id: context.id });
+  }
+}
+
+function contextSource({ record }: StoredContext): QuerySource {
+  return { kind: 'context', contextId: record.id, keepRatio: undefined };
+}
+
+/** No other model than `served` is. @returns a `not_found` whose path is `model` */
+export function unknownModel(served: string | undefined): ReadonceError {
+  const expected = served === undefined ? 'a served model' : JSON.stringify(served);
+  return new ReadonceError(
+    'not_found',
+    `Expected ${expected} for model but got another. GET /v1/models lists what is served.`,
+    { details: { path: 'model' } },
+  );
+}
