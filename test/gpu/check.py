@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Checks the CUDA kernels against float64 on the GPU at hand.
+
+usage: python3 test/gpu/check.py [--trials N] [--seed N] [attend|score|rows …]
+
+Needs PyTorch with CUDA, and dist/native/kernels.fatbin (npm run build:native).
+For the memory checker: PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer python3 …, so that every
+tensor is an allocation of its own.
+"""
+
+import argparse
+import random
+import sys
+import time
+import traceback
+
+import torch
+
+import check_attend
+import check_rows
+import check_score
+from driver import Driver
+
+SUITES = {'rows': check_rows.check, 'score': check_score.check, 'attend': check_attend.check}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--trials', type=int, default=6)
+    parser.add_argument('--seed', type=int, default=random.randrange(1 << 30))
+    parser.add_argument('suites', nargs='*', default=list(SUITES))
+    options = parser.parse_args()
+    random.seed(options.seed)
+    torch.manual_seed(options.seed)
+    print(f'{torch.cuda.get_device_name(0)}, seed {options.seed}')
+    driver = Driver()
+    failed = 0
+    for name in options.suites:
+        start = time.monotonic()
+        try:
+            worst = SUITES[name](driver, options.trials)
+            torch.cuda.synchronize()
+            found = ', '.join(f'{k} {v:.1e}' for k, v in worst.items())
+            print(f'{name}: passed in {time.monotonic() - start:.1f} s; worst errors: {found}')
+        except Exception:
+            failed += 1
+            traceback.print_exc()
+            print(f'{name}: FAILED')
+    print(f'{len(options.suites) - failed} passed, {failed} failed')
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,78 @@
+"""The CUDA driver API by ctypes: loads the fatbin and launches its kernels on PyTorch's stream."""
+
+import ctypes
+import os
+
+import torch
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
+FATBIN = os.environ.get('READONCE_KERNELS', os.path.join(ROOT, 'dist', 'native', 'kernels.fatbin'))
+
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+DEFAULT_SHARED = 48 * 1024
+
+
+class Long(int):
+    """An argument of 64 bits; plain ints are passed as 32."""
+
+
+class Driver:
+    """The kernels of one fatbin, by name."""
+
+    def __init__(self, path=FATBIN):
+        torch.zeros(1, device='cuda')  # makes PyTorch's context the current one
+        self.cuda = ctypes.CDLL('libcuda.so.1')
+        self.module = ctypes.c_void_p()
+        with open(path, 'rb') as file:
+            image = file.read()
+        self._check(self.cuda.cuModuleLoadData(ctypes.byref(self.module), image))
+        self.functions = {}
+
+    def _check(self, status):
+        if status != 0:
+            text = ctypes.c_char_p()
+            self.cuda.cuGetErrorString(status, ctypes.byref(text))
+            raise RuntimeError(f'CUDA driver error {status}: {(text.value or b"?").decode()}')
+
+    def function(self, name, shared=0):
+        """The kernel's handle, allowed `shared` bytes of dynamic shared memory."""
+        key = (name, shared)
+        if key not in self.functions:
+            handle = ctypes.c_void_p()
+            self._check(self.cuda.cuModuleGetFunction(
+                ctypes.byref(handle), self.module, name.encode()))
+            if shared > DEFAULT_SHARED:
+                self._check(self.cuda.cuFuncSetAttribute(handle, MAX_DYNAMIC_SHARED, shared))
+            self.functions[key] = handle
+        return self.functions[key]
+
+    def resident(self, name, threads, shared):
+        """Blocks of the kernel that the whole card runs at once."""
+        count = ctypes.c_int()
+        self._check(self.cuda.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            ctypes.byref(count), self.function(name, shared), threads, ctypes.c_size_t(shared)))
+        return count.value * torch.cuda.get_device_properties(0).multi_processor_count
+
+    def launch(self, name, grid, threads, args, shared=0):
+        """`args`: tensors (their address), None (null), int, Long, float."""
+        values = [_argument(x) for x in args]
+        pointers = (ctypes.c_void_p * len(values))(
+            *[ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in values])
+        x, y, z = (tuple(grid) + (1, 1))[:3]
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        self._check(self.cuda.cuLaunchKernel(
+            self.function(name, shared), x, y, z, threads, 1, 1, shared, stream, pointers, None))
+
+
+def _argument(x):
+    if x is None:
+        return ctypes.c_void_p(0)
+    if isinstance(x, torch.Tensor):
+        return ctypes.c_void_p(x.data_ptr())
+    if isinstance(x, Long):
+        return ctypes.c_longlong(x)
+    if isinstance(x, int):
+        return ctypes.c_int(x)
+    if isinstance(x, float):
+        return ctypes.c_float(x)
+    raise TypeError(f'Expected a tensor, number or None as argument but got {type(x)}')
