@@ -22,6 +22,7 @@ template <typename From, typename To, int headDim>
 __device__ void append(const void* newKeys, const void* newValues, const int2* tokens,
                        const Pool& keys, const Pool& values, const int* table, const int* lengths,
                        int tokenCount, int kvHeads, int maxBlocks, int blockShift) {
+  allowNext();
   const int lane = threadIdx.x % 32;
   const int item = (blockIdx.x * appendThreads + threadIdx.x) / 32;
   if (item >= tokenCount * kvHeads) return;

@@ -61,47 +61,55 @@ template <typename Format_, int headDim_, int rows_> struct Variant {
   static_assert(sharedBytes <= 99 * 1024, "sm_86 and sm_89 have no more");
 };
 
-/** A place in the tiles of all sequences, laid end to end. */
+/** A tile, as a place on the line of all sequences (paged.cuh). */
 struct TileCursor {
   const int* starts;
   const int* lengths;
+  int place;
   int sequence;
+  /** The tile's number in its sequence. */
   int tile;
-  int tiles;
+  /** The place at which the sequence ends. */
+  int end;
   int length;
 
-  /** `at` must be below the number of tiles. */
-  __device__ TileCursor(const int* starts_, const int* lengths_, int sequences, int at)
-      : starts(starts_), lengths(lengths_) {
-    int low = 0;
-    int high = sequences;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (starts[middle] <= at) {
-        low = middle;
-      } else {
-        high = middle;
-      }
-    }
-    enter(low);
-    tile = at - starts[low];
+  /** `sequence` is the one that has `place`. */
+  __device__ TileCursor(const AttendArguments& a, int sequence_, int place_)
+      : starts(a.tileStarts), lengths(a.lengths) {
+    enter(sequence_);
+    place = max(place, place_);
+    tile = place - starts[sequence_] - entryTiles;
   }
 
-  /** There must be a next tile. */
-  __device__ void advance() {
-    if (++tile < tiles) return;
+  /** Past the last tile the place is the line's end, and the rest means nothing. */
+  __device__ void advance(int sequences) {
+    ++place;
+    ++tile;
+    if (place < end) return;
     int next = sequence + 1;
-    while (starts[next + 1] == starts[next]) ++next;
-    enter(next);
+    while (next < sequences && starts[next + 1] == starts[next]) ++next;
+    if (next < sequences) enter(next);
   }
 
   __device__ void enter(int next) {
+    const int start = starts[next];
     sequence = next;
+    place = start + entryTiles;
     tile = 0;
-    tiles = starts[next + 1] - starts[next];
+    end = starts[next + 1];
     length = lengths[next];
   }
 };
+
+/** The sequence that has a place on the line. All threads ask together: one look at memory. */
+template <int threads> __device__ int sequenceAt(const AttendArguments& a, int place) {
+  int found = 0;
+  for (int first = 1; first < a.sequences; first += threads) {
+    const int s = first + threadIdx.x;
+    found += __syncthreads_count(s < a.sequences && a.tileStarts[s] <= place);
+  }
+  return found;
+}
 
 /** Copies tiles into stages. A warp copies runs of eight rows, which share a block. */
 template <typename V> struct TileCopier {
@@ -111,8 +119,7 @@ template <typename V> struct TileCopier {
   TileCursor at;
   int blocks[runs];
 
-  __device__ TileCopier(const AttendArguments& a, int tile)
-      : at(a.tileStarts, a.lengths, a.sequences, tile) {
+  __device__ TileCopier(const AttendArguments& a, const TileCursor& first) : at(first) {
     lookUp(a);
   }
 

@@ -1,5 +1,5 @@
 // Attention of few queries over paged, ragged KV heads: decoding, extending, and many queries on one
-// context. Each sequence is split where the even dealing of tiles happens to cut it (paged.cuh);
+// context. Each sequence is split where the even dealing of work happens to cut it (paged.cuh);
 // every part leaves an unnormalised sum with its maximum and denominator, and merge.cu puts them
 // together. After Dao, FlashAttention-2 (arXiv 2307.08691), and Dao et al., Flash-Decoding (2023);
 // reading a shared context once as in Juravsky et al., Hydragen (arXiv 2402.05099); dealing tiles
@@ -166,14 +166,14 @@ __device__ __forceinline__ void weigh(RowState<V>& state, float (&logits)[V::ste
     largest = fmaxf(state.largest[half], quadMax(largest) * scaleLog2);
     // A row that has seen no key yet has −∞ here, and −∞ − −∞ is no number.
     const float base = largest == -INFINITY ? 0 : largest;
-    const float shrink = exp2f(state.largest[half] - base);
+    const float shrink = fastExp2(state.largest[half] - base);
     state.largest[half] = largest;
     float sum = 0;
 #pragma unroll
     for (int tile = 0; tile < V::stepKeys / 8; ++tile) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        logits[tile][i] = exp2f(fmaf(logits[tile][i], scaleLog2, -base));
+        logits[tile][i] = fastExp2(fmaf(logits[tile][i], scaleLog2, -base));
         sum += logits[tile][i];
       }
     }
@@ -256,8 +256,8 @@ __device__ void combineWarps(RowState<V>& state, float* scratch, float* stats, i
       const float* stat = stats + (other * V::rows + row + 8 * half) * 2;
       const float largest = fmaxf(state.largest[half], stat[0]);
       const float base = largest == -INFINITY ? 0 : largest;
-      mineBy[half] = exp2f(state.largest[half] - base);
-      theirsBy[half] = exp2f(stat[0] - base);
+      mineBy[half] = fastExp2(state.largest[half] - base);
+      theirsBy[half] = fastExp2(stat[0] - base);
       state.largest[half] = largest;
       state.weights[half] = state.weights[half] * mineBy[half] + stat[1] * theirsBy[half];
     }
@@ -302,50 +302,54 @@ __device__ void writePart(const RowState<V>& state, const AttendArguments& a, in
 
 template <typename V> __device__ void attend(const AttendArguments& a) {
   extern __shared__ __align__(128) char shared[];
-  const int tiles = a.tileStarts[a.sequences];
-  const int begin = firstTileOf(blockIdx.x, gridDim.x, tiles);
-  const int end = firstTileOf(blockIdx.x + 1, gridDim.x, tiles);
-  if (begin == end) return;
+  allowNext();
+  const Shares shares(gridDim.x, a.tileStarts[a.sequences]);
+  if (blockIdx.x >= shares.blocks) return;
+  const int begin = shares.begin(blockIdx.x);
+  const int end = shares.begin(blockIdx.x + 1);
+  TileCursor at(a, sequenceAt<V::threads>(a, begin), begin);
+  // The share may be nothing but the room for entering.
+  if (at.place >= end) return;
   const int rowWarp = threadIdx.x / 32 % V::rowWarps;
   const int keyWarp = threadIdx.x / 32 / V::rowWarps;
-  TileCopier<V> copier(a, begin);
-  TileCursor at = copier.at;
-  int copied = begin;
+  TileCopier<V> copier(a, at);
+  int fillStage = 0;
   const auto copyNext = [&] {
-    if (copied < end) {
-      copier.copy(a, sharedAddress(shared + (copied - begin) % V::stages * V::stageBytes));
-      if (++copied < end) {
-        copier.at.advance();
-        copier.lookUp(a);
-      }
+    if (copier.at.place < end) {
+      copier.copy(a, sharedAddress(shared + fillStage * V::stageBytes));
+      fillStage = fillStage + 1 == V::stages ? 0 : fillStage + 1;
+      copier.at.advance(a.sequences);
+      if (copier.at.place < end) copier.lookUp(a);
     }
     // An empty group keeps the count of groups right.
     commitCopies();
   };
-  for (int stage = 0; stage < V::stages - 1; ++stage) copyNext();
+  // What is above was planned before this step's first kernel; queries and new rows were not.
+  waitForPrevious();
+  for (int i = 0; i < V::stages - 1; ++i) copyNext();
   RowState<V> state;
   enterSequence<V>(state, a, at.sequence, at.length, rowWarp);
-  for (int tile = begin; tile < end; ++tile) {
+  for (int i = 0;; i = i + 1 == V::stages ? 0 : i + 1) {
     waitCopies<V::stages - 2>();
     // Now this tile is here for all, and all have finished with the stage to be filled next.
     __syncthreads();
     copyNext();
-    char* stage = shared + (tile - begin) % V::stages * V::stageBytes;
+    char* stage = shared + i * V::stageBytes;
     addTile<V>(state, a, stage, at.tile * V::tileKeys, keyWarp);
-    const bool isLast = tile + 1 == end;
-    if (isLast || at.tile + 1 == at.tiles) {
+    const int sequence = at.sequence;
+    const bool isPartsLast = at.place + 1 == at.end || at.place + 1 == end;
+    if (isPartsLast) {
       state.weights[0] = quadSum(state.weights[0]);
       state.weights[1] = quadSum(state.weights[1]);
       if constexpr (V::keyWarps > 1) {
         float* stats = reinterpret_cast<float*>(shared + V::stages * V::stageBytes);
         combineWarps<V>(state, reinterpret_cast<float*>(stage), stats, rowWarp, keyWarp);
       }
-      if (keyWarp == 0) writePart<V>(state, a, at.sequence, rowWarp);
+      if (keyWarp == 0) writePart<V>(state, a, sequence, rowWarp);
     }
-    if (isLast) break;
-    const int before = at.sequence;
-    at.advance();
-    if (at.sequence != before) enterSequence<V>(state, a, at.sequence, at.length, rowWarp);
+    at.advance(a.sequences);
+    if (at.place >= end) return;
+    if (isPartsLast) enterSequence<V>(state, a, at.sequence, at.length, rowWarp);
   }
 }
 
@@ -369,7 +373,9 @@ template <typename V> __device__ void attend(const AttendArguments& a) {
  *
  * Launch: grid as many blocks as are resident at once (the occupancy call says how many; more is
  * slower, fewer is right too), 128 threads for r16 and else 256, dynamic shared memory as README.md
- * lists. The grid must be the one given to `merge`.
+ * lists. The grid must be the one given to `merge`. On sm_90 it may be launched with programmatic
+ * stream serialization, if table, lengths, tileStarts and units were complete before the kernel
+ * ahead of it (append, say) began.
  */
 #define ATTEND(name, Format, headDim, rows)                                                       \
   extern "C" __global__ void __launch_bounds__(Variant<Format, headDim, rows>::threads,           \

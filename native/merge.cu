@@ -7,15 +7,14 @@
 
 namespace {
 
-constexpr int slices = 4;
+constexpr int mergeWarps = 8;
 
-/** The parts that one launch of attend left. */
+/** The parts that one launch of attend left; as the kernel documents. */
 struct Parts {
   const float* partials;
   const float* stats;
   const int* tileStarts;
   const UnitQueries* units;
-  /** [queries, unitsPerQuery]: units that a query reads; -1 for none. */
   const int* queryUnits;
   int unitsPerQuery;
   int sequences;
@@ -23,76 +22,99 @@ struct Parts {
   int rows;
 };
 
-/** Slots of one query head in one unit: from `first` on, `count` of them, all at row `row`. */
+/** Units of one launch that a query may read. */
+constexpr int mostUnits = 2;
+
+/** Slots that hold parts of one query head: from `first` on, `count` of them, all at row `row`. */
 struct SlotRun {
-  int64_t first;
+  int first;
   int count;
   int row;
 };
 
-__device__ SlotRun slotsOf(const Parts& parts, int unit, int query, int head, int group,
-                           int kvHeads) {
+/** The slots of the query head's part in one unit, or none. */
+__device__ __forceinline__ SlotRun slotsOf(const Parts& parts, int index, int kvHeads, int group) {
+  const int query = blockIdx.x;
+  const int head = blockIdx.y;
+  if (index >= parts.unitsPerQuery) return {0, 0, 0};
+  const int unit = parts.queryUnits[query * parts.unitsPerQuery + index];
+  if (unit < 0) return {0, 0, 0};
   const int sequence = unit * kvHeads + head / group;
   const int from = parts.tileStarts[sequence];
   const int to = parts.tileStarts[sequence + 1];
   if (from == to) return {0, 0, 0};
-  const int tiles = parts.tileStarts[parts.sequences];
-  const int first = blockOfTile(from, parts.grid, tiles);
-  const int last = blockOfTile(to - 1, parts.grid, tiles);
+  const Shares shares(parts.grid, parts.tileStarts[parts.sequences]);
+  const int first = shares.blockAt(from + entryTiles);
+  const int last = shares.blockAt(to - 1);
   const int row = (query - parts.units[unit].first) * group + head % group;
   return {slotOf(first, sequence), last - first + 1, row};
 }
 
-/** Calls visit(row of partials and stats) for every part of the query head in `parts`. */
-template <typename Visit>
-__device__ __forceinline__ void forEachPart(const Parts& parts, int kvHeads, int group, int start,
-                                            int step, Visit visit) {
-  const int query = blockIdx.x;
-  for (int i = 0; i < parts.unitsPerQuery; ++i) {
-    const int unit = parts.queryUnits[query * parts.unitsPerQuery + i];
-    if (unit < 0) continue;
-    const SlotRun run = slotsOf(parts, unit, query, blockIdx.y, group, kvHeads);
-#pragma unroll 4
-    for (int n = start; n < run.count; n += step) {
-      visit((run.first + n) * parts.rows + run.row);
-    }
+/** A running combination of parts: what one warp has seen, a lane its channels of it. */
+template <int perLane> struct Combined {
+  float largest = -INFINITY;
+  float weight = 0;
+  float sums[perLane] = {};
+
+  __device__ __forceinline__ void add(float otherLargest, float otherWeight,
+                                      const float (&otherSums)[perLane]) {
+    const float both = fmaxf(largest, otherLargest);
+    // Nothing seen yet on either side: −∞ − −∞ is no number.
+    const float base = both == -INFINITY ? 0 : both;
+    const float by = fastExp2(largest - base);
+    const float otherBy = fastExp2(otherLargest - base);
+    largest = both;
+    weight = weight * by + otherWeight * otherBy;
+#pragma unroll
+    for (int i = 0; i < perLane; ++i) sums[i] = sums[i] * by + otherSums[i] * otherBy;
+  }
+};
+
+/** Adds every mergeWarps-th part of a run, from the warp's own number on. */
+template <int headDim>
+__device__ __forceinline__ void addRun(Combined<headDim / 32>& all, const Parts& parts,
+                                       const SlotRun& run) {
+  const Rows partials = {const_cast<float*>(parts.partials)};
+  const float2* stats = reinterpret_cast<const float2*>(parts.stats);
+#pragma unroll 8
+  for (int n = threadIdx.x / 32; n < run.count; n += mergeWarps) {
+    const int64_t row = static_cast<int64_t>(run.first + n) * parts.rows + run.row;
+    const float2 stat = stats[row];
+    float sums[headDim / 32];
+    RowOf<F32, headDim>::read(partials, row, threadIdx.x % 32, sums);
+    all.add(stat.x, stat.y, sums);
   }
 }
 
-template <typename T, int headDim>
-__device__ void merge(T* out, const Parts& contexts, const Parts& tails, int kvHeads, int group) {
-  __shared__ float sliceSums[slices][headDim];
-  __shared__ float sliceWeights[slices];
+template <typename Format, int headDim>
+__device__ void merge(void* out, const Parts& first, const Parts& second, int kvHeads,
+                      int group) {
+  constexpr int perLane = headDim / 32;
+  __shared__ Combined<perLane> found[mergeWarps][32];
   const int lane = threadIdx.x % 32;
-  const int channel = threadIdx.x % headDim;
-  const int slice = threadIdx.x / headDim;
-  // Each warp finds the maximum for itself: cheaper than waiting for one that does.
-  float largest = -INFINITY;
-  forEachPart(contexts, kvHeads, group, lane, 32,
-              [&](int64_t at) { largest = fmaxf(largest, contexts.stats[2 * at]); });
-  forEachPart(tails, kvHeads, group, lane, 32,
-              [&](int64_t at) { largest = fmaxf(largest, tails.stats[2 * at]); });
-  largest = warpMax(largest);
-  const float base = largest == -INFINITY ? 0 : largest;
-  float sum = 0;
-  float weight = 0;
-  const auto add = [&](const Parts& parts, int64_t at) {
-    const float by = exp2f(parts.stats[2 * at] - base);
-    weight += parts.stats[2 * at + 1] * by;
-    sum += parts.partials[at * headDim + channel] * by;
-  };
-  forEachPart(contexts, kvHeads, group, slice, slices, [&](int64_t at) { add(contexts, at); });
-  forEachPart(tails, kvHeads, group, slice, slices, [&](int64_t at) { add(tails, at); });
-  sliceSums[slice][channel] = sum;
-  if (channel == 0) sliceWeights[slice] = weight;
+  const int warp = threadIdx.x / 32;
+  const SlotRun runs[] = {slotsOf(first, 0, kvHeads, group), slotsOf(first, 1, kvHeads, group),
+                          slotsOf(second, 0, kvHeads, group), slotsOf(second, 1, kvHeads, group)};
+  // What is above was planned long ago and may be read while attend still runs.
+  waitForPrevious();
+  Combined<perLane> all;
+  addRun<headDim>(all, first, runs[0]);
+  addRun<headDim>(all, first, runs[1]);
+  addRun<headDim>(all, second, runs[2]);
+  addRun<headDim>(all, second, runs[3]);
+  found[warp][lane] = all;
   __syncthreads();
-  if (slice > 0) return;
-  for (int other = 1; other < slices; ++other) {
-    sum += sliceSums[other][channel];
-    weight += sliceWeights[other];
+  if (warp > 0) return;
+  for (int other = 1; other < mergeWarps; ++other) {
+    const Combined<perLane>& theirs = found[other][lane];
+    all.add(theirs.largest, theirs.weight, theirs.sums);
+  }
+#pragma unroll
+  for (int i = 0; i < perLane; ++i) {
+    all.sums[i] = all.weight == 0 ? 0 : all.sums[i] / all.weight;
   }
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kvHeads * group + blockIdx.y;
-  out[row * headDim + channel] = fromFloat<T>(weight > 0 ? sum / weight : 0);
+  RowOf<Format, headDim>::write({out}, row, lane, all.sums);
 }
 
 }  // namespace
@@ -104,27 +126,29 @@ __device__ void merge(T* out, const Parts& contexts, const Parts& tails, int kvH
  *   out           [queries, kvHeads * group, headDim]; zeros for a query that sees no rows
  *   partials, stats, tileStarts, units, sequences, grid, rows   as given to that launch of attend;
  *                 rows is its suffix r
- *   queryUnits    int32 [queries, unitsPerQuery]: the units that each query reads, -1 for none
+ *   queryUnits    int32 [queries, unitsPerQuery]: the units that each query reads, -1 for none;
+ *                 unitsPerQuery is at most 2
  *
  * The second launch's come after the first one's; without one its unitsPerQuery is 0.
- * Launch: grid (queries, kvHeads * group), 4 * headDim threads, no dynamic shared memory.
+ * Launch: grid (queries, kvHeads * group), 256 threads, no dynamic shared memory. On sm_90 with
+ * programmatic stream serialization behind attend, it begins before attend has ended.
  */
-#define MERGE(name, T, headDim)                                                                   \
-  extern "C" __global__ void __launch_bounds__(slices* headDim) merge_##name##_d##headDim(        \
-      T* out, const float* partials, const float* stats, const int* tileStarts,                   \
+#define MERGE(name, Format, headDim)                                                              \
+  extern "C" __global__ void __launch_bounds__(mergeWarps * 32) merge_##name##_d##headDim(        \
+      void* out, const float* partials, const float* stats, const int* tileStarts,                \
       const UnitQueries* units, const int* queryUnits, int unitsPerQuery, int sequences,          \
       int grid, int rows, const float* partials2, const float* stats2, const int* tileStarts2,    \
       const UnitQueries* units2, const int* queryUnits2, int unitsPerQuery2, int sequences2,      \
       int grid2, int rows2, int kvHeads, int group) {                                             \
-    merge<T, headDim>(out,                                                                        \
-                      {partials, stats, tileStarts, units, queryUnits, unitsPerQuery, sequences,  \
-                       grid, rows},                                                               \
-                      {partials2, stats2, tileStarts2, units2, queryUnits2, unitsPerQuery2,       \
-                       sequences2, grid2, rows2},                                                 \
-                      kvHeads, group);                                                            \
+    merge<Format, headDim>(out,                                                                   \
+                           {partials, stats, tileStarts, units, queryUnits, unitsPerQuery,        \
+                            sequences, grid, rows},                                               \
+                           {partials2, stats2, tileStarts2, units2, queryUnits2, unitsPerQuery2,  \
+                            sequences2, grid2, rows2},                                            \
+                           kvHeads, group);                                                       \
   }
 
-MERGE(f16, __half, 64)
-MERGE(f16, __half, 128)
-MERGE(bf16, __nv_bfloat16, 64)
-MERGE(bf16, __nv_bfloat16, 128)
+MERGE(f16, F16, 64)
+MERGE(f16, F16, 128)
+MERGE(bf16, Bf16, 64)
+MERGE(bf16, Bf16, 128)

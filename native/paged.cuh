@@ -32,20 +32,34 @@ struct UnitQueries {
 };
 
 /**
- * Tiles of all sequences laid end to end are dealt to thread blocks in equal shares; block b has
- * those from firstTileOf(b) up to firstTileOf(b + 1). So lengths may be as ragged as they like.
+ * Work is dealt in shares of equal cost: tiles of all sequences laid end to end, each sequence with
+ * `entryTiles` in front for what entering it costs (measured: about a tile's time). So lengths may
+ * be as ragged as they like. tileStarts[s] is where sequence s begins on this line; an empty one
+ * takes no room.
  */
-__device__ __forceinline__ int firstTileOf(int block, int blocks, int tiles) {
-  return static_cast<int>(static_cast<int64_t>(block) * tiles / blocks);
-}
+constexpr int entryTiles = 1;
 
-/** The thread block that has a tile: the inverse of firstTileOf. */
-__device__ __forceinline__ int blockOfTile(int tile, int blocks, int tiles) {
-  return static_cast<int>((static_cast<int64_t>(tile + 1) * blocks - 1) / tiles);
-}
+/** How the line is cut into shares, none of them empty. */
+struct Shares {
+  int blocks;
+  int line;
+
+  /** With a line shorter than the grid, each of the first thread blocks has one tile of it. */
+  __device__ __forceinline__ Shares(int grid, int line_) : blocks(min(grid, line_)), line(line_) {}
+
+  /** Thread block b has the line from begin(b) up to begin(b + 1). */
+  __device__ __forceinline__ int begin(int block) const {
+    return static_cast<int>(static_cast<int64_t>(block) * line / blocks);
+  }
+
+  /** The thread block that has a place on the line: the inverse of begin. */
+  __device__ __forceinline__ int blockAt(int place) const {
+    return static_cast<int>((static_cast<int64_t>(place + 1) * blocks - 1) / line);
+  }
+};
 
 /**
- * Where a thread block leaves what it found in (its part of) a sequence. Along the tiles either the
+ * Where a thread block leaves what it found in (its part of) a sequence. Along the line either the
  * block or the sequence grows from one part to the next, so no two parts share a slot, and there are
  * fewer than blocks + sequences slots.
  */

@@ -8,12 +8,13 @@ constexpr int planThreads = 256;
 }
 
 /**
- * For each layer: lengths[s] += newTokens[s / kvHeads], then tileStarts[s] = tiles of all sequences
- * before s, where a sequence has ceil(length / tileKeys) tiles.
+ * For each layer: lengths[s] += newTokens[s / kvHeads], then tileStarts[s] = room on the line
+ * (paged.cuh) of all sequences before s, where one that is not empty takes
+ * ceil(length / tileKeys) + entryTiles.
  *
  *   lengths     int32 [layers, sequences], in rows; in and out
  *   newTokens   int32 [sequences / kvHeads] or null: rows that this step appends to each unit
- *   tileStarts  int32 [layers, sequences + 1], out; the last is the number of tiles
+ *   tileStarts  int32 [layers, sequences + 1], out; the last is the line's length
  *
  * Launch: grid layers, 256 threads, no dynamic shared memory. Once a step, for all layers.
  */
@@ -33,8 +34,8 @@ extern "C" __global__ void __launch_bounds__(planThreads)
       length += newTokens[s / kvHeads];
       lengths[s] = length;
     }
-    const int tiles = (length + tileKeys - 1) / tileKeys;
-    int sum = tiles;
+    const int room = length > 0 ? (length + tileKeys - 1) / tileKeys + entryTiles : 0;
+    int sum = room;
     for (int step = 1; step < 32; step *= 2) {
       const int other = __shfl_up_sync(0xffffffffu, sum, step);
       if (lane >= step) sum += other;
@@ -46,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(planThreads)
       if (w < warp) sum += warpTotals[w];
       total += warpTotals[w];
     }
-    if (s < sequences) tileStarts[s] = before + sum - tiles;
+    if (s < sequences) tileStarts[s] = before + sum - room;
     before += total;
     __syncthreads();
   }

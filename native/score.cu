@@ -206,10 +206,10 @@ __device__ void scoreRows(const PassQueries& q, const PassKeys& k, float* logSum
       for (int n = 0; n < streamedRows / 8; ++n) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          sum += exp2f(fmaf(products[i / 2][n][i % 2 * 2 + j], scaleLog2, -base));
+          sum += fastExp2(fmaf(products[i / 2][n][i % 2 * 2 + j], scaleLog2, -base));
         }
       }
-      sums[i] = sums[i] * exp2f(largest[i] - base) + sum;
+      sums[i] = sums[i] * fastExp2(largest[i] - base) + sum;
       largest[i] = tileLargest;
     }
   };
@@ -218,7 +218,7 @@ __device__ void scoreRows(const PassQueries& q, const PassKeys& k, float* logSum
 #pragma unroll
   for (int i = 0; i < rowsOfLane; ++i) {
     const float rowLargest = quadMax(largest[i]);
-    const float sum = quadSum(sums[i] * exp2f(largest[i] - rowLargest));
+    const float sum = quadSum(sums[i] * fastExp2(largest[i] - rowLargest));
     const int row = first + heldRow(i);
     if (threadIdx.x % 4 == 0 && row < q.count) {
       logSums[static_cast<int64_t>(head) * q.count + row] = rowLargest + log2f(sum);

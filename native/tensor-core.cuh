@@ -119,6 +119,30 @@ template <int low, int high> __device__ __forceinline__ uint32_t halvesOfBytes(u
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+/** 2^x in one instruction, accurate to 2^-22; results too small for a normal number are 0. */
+__device__ __forceinline__ float fastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/**
+ * For kernels launched with programmatic stream serialization (sm_90 on), which may begin before
+ * the kernel ahead of them has ended; without it both do nothing. waitForPrevious returns when that
+ * kernel and its writes are complete; allowNext lets the next one begin.
+ */
+__device__ __forceinline__ void waitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void allowNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /** Over the four lanes that share the accumulator's rows. */
 __device__ __forceinline__ float quadMax(float x) {
   x = fmaxf(x, __shfl_xor_sync(allLanes, x, 1));

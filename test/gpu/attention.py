@@ -40,14 +40,14 @@ class Launch:
         self.driver.launch('plan', (1,), 256, [self.pool.lengths, new_tokens, self.starts,
                                                self.sequences, self.kv_heads, tile_keys])
 
-    def attend(self, queries):
+    def attend(self, queries, early=False):
         pool = self.pool
         self.driver.launch(
             self.name, (self.grid,), self.threads,
             [queries, *pool.layout(), pool.table, pool.lengths, self.starts, self.units,
              self.partials, self.stats, self.sequences, self.kv_heads, self.group,
              pool.max_blocks, pool.shift, math.log2(math.e) / math.sqrt(pool.head_dim)],
-            self.shared)
+            self.shared, early)
 
     def parts(self, query_units):
         """This launch's arguments of merge."""
@@ -58,12 +58,12 @@ class Launch:
 NO_PARTS = [None, None, None, None, None, 0, 0, 0, 0]
 
 
-def merge(driver, out, first, second, kv_heads, group):
+def merge(driver, out, first, second, kv_heads, group, early=True):
     """`first`, `second`: Launch.parts, or NO_PARTS."""
     kind = 'bf16' if out.dtype == torch.bfloat16 else 'f16'
     head_dim = out.shape[-1]
-    driver.launch(f'merge_{kind}_d{head_dim}', (out.shape[0], kv_heads * group), 4 * head_dim,
-                  [out, *first, *second, kv_heads, group])
+    driver.launch(f'merge_{kind}_d{head_dim}', (out.shape[0], kv_heads * group), 256,
+                  [out, *first, *second, kv_heads, group], early=early)
 
 
 def query_units(units, queries, most):

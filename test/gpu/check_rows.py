@@ -16,12 +16,14 @@ def encode_int8(x):
     halves = x.to(torch.float16)
     largest = halves.abs().amax(-1)
     wide = largest.double()
-    scale = torch.where(wide > 0, 127 / wide, torch.zeros_like(wide))
+    # By a tensor: PyTorch divides by a number as a product with its inverse, which rounds twice.
+    scale = torch.where(wide > 0, torch.full_like(wide, 127) / wide, torch.zeros_like(wide))
     return torch.floor(halves.double() * scale[..., None] + 0.5).to(torch.int8), largest
 
 
 def decode_int8(bytes_, largest):
-    return (bytes_.double() * (largest.double() / 127)[..., None]).float()
+    wide = largest.double()
+    return (bytes_.double() * (wide / torch.full_like(wide, 127))[..., None]).float()
 
 
 def expect_pool(pool, s, which, source):
@@ -105,7 +107,8 @@ def check_compact(driver, source, fmt, head_dim):
         for h, index in enumerate(indices):
             for scales, x in ((pool.key_scales, keys), (pool.value_scales, values)):
                 rows = x[h, index.to(DEVICE)].float().abs()
-                expected = rows.amax(0) / 127 if len(index) else torch.zeros_like(scales[h])
+                expected = (torch.div(rows.amax(0), torch.full_like(scales[h], 127))
+                            if len(index) else torch.zeros_like(scales[h]))
                 assert torch.equal(scales[h], expected), 'channel scales differ'
     driver.launch(f'compact_{source}_{fmt}_d{head_dim}',
                   (random.choice([1, 3, -(-max(*kept, 1) // 8)]), kv_heads), 256,

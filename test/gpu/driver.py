@@ -12,6 +12,21 @@ MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 DEFAULT_SHARED = 48 * 1024
 
 
+PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute."""
+    _fields_ = [('id', ctypes.c_int), ('pad', ctypes.c_int), ('value', ctypes.c_int * 16)]
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+    _fields_ = [('grid', ctypes.c_uint * 3), ('block', ctypes.c_uint * 3),
+                ('shared', ctypes.c_uint), ('stream', ctypes.c_void_p),
+                ('attributes', ctypes.POINTER(_Attribute)), ('count', ctypes.c_uint)]
+
+
 class Long(int):
     """An argument of 64 bits; plain ints are passed as 32."""
 
@@ -53,15 +68,22 @@ class Driver:
             ctypes.byref(count), self.function(name, shared), threads, ctypes.c_size_t(shared)))
         return count.value * torch.cuda.get_device_properties(0).multi_processor_count
 
-    def launch(self, name, grid, threads, args, shared=0):
-        """`args`: tensors (their address), None (null), int, Long, float."""
+    def launch(self, name, grid, threads, args, shared=0, early=False):
+        """`args`: tensors (their address), None (null), int, Long, float.
+
+        `early`: programmatic stream serialization, for kernels that wait for the previous one
+        themselves.
+        """
         values = [_argument(x) for x in args]
         pointers = (ctypes.c_void_p * len(values))(
             *[ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in values])
         x, y, z = (tuple(grid) + (1, 1))[:3]
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        self._check(self.cuda.cuLaunchKernel(
-            self.function(name, shared), x, y, z, threads, 1, 1, shared, stream, pointers, None))
+        attribute = _Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, 0, (ctypes.c_int * 16)(1))
+        config = _Config((ctypes.c_uint * 3)(x, y, z), (ctypes.c_uint * 3)(threads, 1, 1), shared,
+                         stream, ctypes.pointer(attribute), 1 if early else 0)
+        self._check(self.cuda.cuLaunchKernelEx(
+            ctypes.byref(config), self.function(name, shared), pointers, None))
 
 
 def _argument(x):
