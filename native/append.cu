@@ -23,6 +23,7 @@ __device__ void append(const void* newKeys, const void* newValues, const int2* t
                        const Pool& keys, const Pool& values, const int* table, const int* lengths,
                        int tokenCount, int kvHeads, int maxBlocks, int blockShift) {
   allowNext();
+  waitForPrevious();
   const int lane = threadIdx.x % 32;
   const int item = (blockIdx.x * appendThreads + threadIdx.x) / 32;
   if (item >= tokenCount * kvHeads) return;

@@ -2,16 +2,14 @@
 # Compiles the CUDA kernels into dist/native/kernels.fatbin.
 # usage: native/build.sh [sm_90 …]   only these cards, for quicker tries; default: all, and PTX
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "${BASH_SOURCE[0]%/*}/.."
 target=dist/native/kernels.fatbin
 
 nvcc=${NVCC:-$(command -v nvcc || true)}
 if [[ -z $nvcc ]]; then
-  cat >&2 <<'MESSAGE'
-Expected nvcc, the CUDA compiler, on the PATH or in NVCC, but found none.
-Install the CUDA toolkit, version 12 or newer, and run "npm run build:native" again.
-Without the kernels readonce runs on the CPU.
-MESSAGE
+  echo 'Expected nvcc, the CUDA compiler, on the PATH or in NVCC, but found none.
+Install the CUDA toolkit (13.0 is known to do) and run "npm run build:native" again.
+Without the kernels readonce runs on the CPU.' >&2
   exit 1
 fi
 
@@ -24,7 +22,7 @@ else
   codes+=(-gencode 'arch=compute_90,code=compute_90')
 fi
 
-mkdir -p "$(dirname "$target")"
+mkdir -p "${target%/*}"
 "$nvcc" -std=c++17 -O3 --threads 0 -Werror all-warnings -fatbin "${codes[@]}" \
   native/kernels.cu -o "$target.part"
 mv "$target.part" "$target"

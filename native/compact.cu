@@ -51,7 +51,8 @@ __device__ void channelScales(const T* denseKeys, const T* denseValues, const in
   float largest = 0;
 #pragma unroll 4
   for (int i = begin + threadIdx.x / headDim; i < end; i += rowsAtOnce) {
-    largest = fmaxf(largest, fabsf(toFloat(dense[static_cast<int64_t>(kept[i]) * headDim + channel])));
+    const T x = dense[static_cast<int64_t>(kept[i]) * headDim + channel];
+    largest = fmaxf(largest, fabsf(toFloat(x)));
   }
   found[threadIdx.x / headDim][channel] = largest;
   __syncthreads();
@@ -64,8 +65,8 @@ __device__ void channelScales(const T* denseKeys, const T* denseValues, const in
 }  // namespace
 
 /**
- * compact_{f16_f16,bf16_bf16,bf16_f16,f16_i8c,bf16_i8c,f16_i8r,bf16_i8r}_d{64,128}: one layer of one
- * context; from the dense cache's type to the pool's.
+ * compact_{f16_f16,bf16_bf16,bf16_f16,f16_i8c,bf16_i8c,f16_i8r,bf16_i8r}_d{64,128}: one layer of
+ * one context; from the dense cache's type to the pool's.
  *
  *   denseKeys, denseValues   [kvHeads, capacity, headDim]
  *   kept        int32: for each KV head the positions that stay, in the order they are to have
@@ -102,10 +103,11 @@ COMPACT_HEAD_DIMS(f16_i8r, F16, I8Row)
 COMPACT_HEAD_DIMS(bf16_i8r, Bf16, I8Row)
 
 /**
- * channel_scales_{f16,bf16}_d{64,128}: for each KV head and channel the largest magnitude of the kept
- * rows, over 127. keyScales and valueScales must be zeros before; the rest is as in compact.
+ * channel_scales_{f16,bf16}_d{64,128}: for each KV head and channel the largest magnitude of the
+ * kept rows, over 127. keyScales and valueScales must be zeros before; the rest is as in compact.
  *
- * Launch: grid (ceil(most kept of a head / 512), kvHeads, 2), 256 threads, no dynamic shared memory.
+ * Launch: grid (ceil(most kept of a head / 512), kvHeads, 2), 256 threads, no dynamic shared
+ * memory.
  */
 #define CHANNEL_SCALES(name, T, headDim)                                                          \
   extern "C" __global__ void __launch_bounds__(compactThreads)                                    \

@@ -1,8 +1,8 @@
 // Formats of stored rows (one pair's key, or its value), and how a warp reads and writes one.
 //
-// In pools: F16, Bf16; I8Channel: signed bytes, with a float32 scale for each channel of a sequence;
-// I8Row: signed bytes, with the row's largest magnitude in a pool beside it. In staging buffers F32,
-// F16, Bf16 and I8Packed: the largest magnitude in front of the row's bytes, as it is on disk.
+// In pools: F16, Bf16; I8Channel: signed bytes, with a float32 scale for each channel of a
+// sequence; I8Row: signed bytes, with the row's largest magnitude in a pool beside it. In staging
+// buffers F32, F16 and I8Packed: the largest magnitude in front of the row's bytes, as on disk.
 // I8Row and I8Packed are the precision `int8`: an element is its integer times largest / 127.
 #pragma once
 

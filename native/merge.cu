@@ -22,9 +22,6 @@ struct Parts {
   int rows;
 };
 
-/** Units of one launch that a query may read. */
-constexpr int mostUnits = 2;
-
 /** Slots that hold parts of one query head: from `first` on, `count` of them, all at row `row`. */
 struct SlotRun {
   int first;
@@ -74,15 +71,25 @@ template <int perLane> struct Combined {
 template <int headDim>
 __device__ __forceinline__ void addRun(Combined<headDim / 32>& all, const Parts& parts,
                                        const SlotRun& run) {
+  // Parts on their way at once: the loads are the time.
+  constexpr int batch = 4;
   const Rows partials = {const_cast<float*>(parts.partials)};
   const float2* stats = reinterpret_cast<const float2*>(parts.stats);
-#pragma unroll 8
-  for (int n = threadIdx.x / 32; n < run.count; n += mergeWarps) {
-    const int64_t row = static_cast<int64_t>(run.first + n) * parts.rows + run.row;
-    const float2 stat = stats[row];
-    float sums[headDim / 32];
-    RowOf<F32, headDim>::read(partials, row, threadIdx.x % 32, sums);
-    all.add(stat.x, stat.y, sums);
+  for (int n = threadIdx.x / 32; n < run.count; n += batch * mergeWarps) {
+    float2 stat[batch];
+    float sums[batch][headDim / 32] = {};
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const int part = n + i * mergeWarps;
+      stat[i] = {-INFINITY, 0};
+      if (part < run.count) {
+        const int64_t row = static_cast<int64_t>(run.first + part) * parts.rows + run.row;
+        stat[i] = stats[row];
+        RowOf<F32, headDim>::read(partials, row, threadIdx.x % 32, sums[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) all.add(stat[i].x, stat[i].y, sums[i]);
   }
 }
 

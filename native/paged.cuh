@@ -32,12 +32,12 @@ struct UnitQueries {
 };
 
 /**
- * Work is dealt in shares of equal cost: tiles of all sequences laid end to end, each sequence with
- * `entryTiles` in front for what entering it costs (measured: about a tile's time). So lengths may
- * be as ragged as they like. tileStarts[s] is where sequence s begins on this line; an empty one
- * takes no room.
+ * Work is dealt in shares of equal cost: tiles of all sequences laid end to end on a line, each
+ * sequence with `entryTiles` in front for what entering and leaving it costs (measured: 1 is
+ * slower, 2 to 5 are alike). So lengths may be as ragged as they like. tileStarts[s] is where
+ * sequence s begins; an empty one takes no room.
  */
-constexpr int entryTiles = 1;
+constexpr int entryTiles = 3;
 
 /** How the line is cut into shares, none of them empty. */
 struct Shares {
@@ -59,8 +59,8 @@ struct Shares {
 };
 
 /**
- * Where a thread block leaves what it found in (its part of) a sequence. Along the line either the
- * block or the sequence grows from one part to the next, so no two parts share a slot, and there are
- * fewer than blocks + sequences slots.
+ * Where a thread block leaves what it found in (its part of) a sequence. Along the line either
+ * the block or the sequence grows from one part to the next, so no two parts share a slot, and
+ * there are fewer than blocks + sequences slots.
  */
 __device__ __forceinline__ int slotOf(int block, int sequence) { return block + sequence; }

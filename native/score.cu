@@ -1,9 +1,9 @@
 // KVzip's score: for each key of a chunk the largest attention probability that any query of the
 // reconstruction pass gives it, over the query heads of its group (Kim et al., arXiv 2505.23416).
 // Probabilities are over the keys of prefix, chunk and pass alone, so two passes over products of
-// queries and keys suffice and no logit is ever in memory: the first finds each query's denominator,
-// the second each key's largest logit less the log of it. Both hold 128 rows still and stream 64
-// columns at a time past them: queries are the rows first, keys then.
+// queries and keys suffice and no logit is ever in memory: the first finds each query's
+// denominator, the second each key's largest logit less the log of it. Both hold 128 rows still
+// and stream 64 columns at a time past them: queries are the rows first, keys then.
 
 #include "tensor-core.cuh"
 
@@ -301,17 +301,17 @@ __device__ void scoreKeys(const PassQueries& q, const PassKeys& k, const float* 
  *                appended to the dense cache, a pointer into it
  *   logSums      f32 [queryHeads, queries]: log2 of the softmax's denominators; out of score_rows,
  *                into score_keys
- *   scores       f32, KV head h, key i of the chunk at h * scoreStride + i: in and out of score_keys,
- *                which leaves the larger of old and new. Zeros before the first run
+ *   scores       f32, KV head h, key i of the chunk at h * scoreStride + i: in and out of
+ *                score_keys, which leaves the larger of old and new. Zeros before the first run
  *   firstOwn     token of the pass that query 0 is; query i sees own keys 0 … firstOwn + i
  *   scaleLog2    log2(e) / sqrt(headDim)
  *
  * All pointers and strides are multiples of 16 bytes. queries > 0 and chunkLength > 0; prefix may
  * be 0.
  * Launch score_rows: grid (ceil(queries / 128), queryHeads). Launch score_keys: grid
- * (ceil(chunkLength / 128), queryHeads, splits), where any number of splits of the queries works and
- * more fill a card when the chunk is short. Both 128 threads, 384 * headDim bytes of dynamic shared
- * memory.
+ * (ceil(chunkLength / 128), queryHeads, splits), where any number of splits of the queries works
+ * and more fill a card when the chunk is short. Both 128 threads, 384 * headDim bytes of dynamic
+ * shared memory.
  */
 #define SCORE(name, T, headDim)                                                                   \
   extern "C" __global__ void __launch_bounds__(scoreThreads) score_rows_##name##_d##headDim(      \

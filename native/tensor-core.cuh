@@ -108,8 +108,8 @@ template <int rowBytes> __device__ __forceinline__ int swizzled(int row, int pie
 }
 
 /**
- * Bytes `low` and `high` of four signed ones, as a pair of halves. A byte u + 128 under the exponent
- * 0x64 is the half 1024 + u + 128: exact, and two instructions for a pair.
+ * Bytes `low` and `high` of four signed ones, as a pair of halves. A byte u + 128 under the
+ * exponent 0x64 is the half 1024 + u + 128: exact, and two instructions for a pair.
  */
 template <int low, int high> __device__ __forceinline__ uint32_t halvesOfBytes(uint32_t four) {
   const uint32_t biased = __byte_perm(four ^ 0x80808080u, 0x64646464u, 0x4040 | high << 8 | low);

@@ -197,7 +197,7 @@ def check_zero_rows(driver):
     assert (keys == 0).all() and (values == 0).all()
 
 
-def check(driver, trials):
+def check(driver, trials, _is_small):
     for head_dim in (64, 128):
         for _ in range(trials):
             for fmt in ('f16', 'bf16', 'i8c', 'i8r'):
@@ -211,4 +211,4 @@ def check(driver, trials):
             for staged in ('f16', 'f32'):
                 check_store_bf16(driver, staged, head_dim)
     check_zero_rows(driver)
-    return {'rows': 0.0}
+    return {}  # all exact
