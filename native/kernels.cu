@@ -1,0 +1,9 @@
+// Everything in one translation unit, since a fatbin holds one.
+
+#include "append.cu"
+#include "attend.cu"
+#include "compact.cu"
+#include "merge.cu"
+#include "plan.cu"
+#include "score.cu"
+#include "transfer.cu"

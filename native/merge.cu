@@ -1,0 +1,161 @@
+// Putting the parts of attention together. Weights of parts that were computed apart combine by
+// their maxima and denominators exactly as weights within one do, so a query's result over its
+// context and its own tail is the result over both at once.
+
+#include "formats.cuh"
+#include "paged.cuh"
+
+namespace {
+
+constexpr int mergeWarps = 8;
+
+/** The parts that one launch of attend left; as the kernel documents. */
+struct Parts {
+  const float* partials;
+  const float* stats;
+  const int* tileStarts;
+  const UnitQueries* units;
+  const int* queryUnits;
+  int unitsPerQuery;
+  int sequences;
+  int grid;
+  int rows;
+};
+
+/** Slots that hold parts of one query head: from `first` on, `count` of them, all at row `row`. */
+struct SlotRun {
+  int first;
+  int count;
+  int row;
+};
+
+/** The slots of the query head's part in one unit, or none. */
+__device__ __forceinline__ SlotRun slotsOf(const Parts& parts, int index, int kvHeads, int group) {
+  const int query = blockIdx.x;
+  const int head = blockIdx.y;
+  if (index >= parts.unitsPerQuery) return {0, 0, 0};
+  const int unit = parts.queryUnits[query * parts.unitsPerQuery + index];
+  if (unit < 0) return {0, 0, 0};
+  const int sequence = unit * kvHeads + head / group;
+  const int from = parts.tileStarts[sequence];
+  const int to = parts.tileStarts[sequence + 1];
+  if (from == to) return {0, 0, 0};
+  const Shares shares(parts.grid, parts.tileStarts[parts.sequences]);
+  const int first = shares.blockAt(from + entryTiles);
+  const int last = shares.blockAt(to - 1);
+  const int row = (query - parts.units[unit].first) * group + head % group;
+  return {slotOf(first, sequence), last - first + 1, row};
+}
+
+/** A running combination of parts: what one warp has seen, a lane its channels of it. */
+template <int perLane> struct Combined {
+  float largest = -INFINITY;
+  float weight = 0;
+  float sums[perLane] = {};
+
+  __device__ __forceinline__ void add(float otherLargest, float otherWeight,
+                                      const float (&otherSums)[perLane]) {
+    const float both = fmaxf(largest, otherLargest);
+    // Nothing seen yet on either side: −∞ − −∞ is no number.
+    const float base = both == -INFINITY ? 0 : both;
+    const float by = fastExp2(largest - base);
+    const float otherBy = fastExp2(otherLargest - base);
+    largest = both;
+    weight = weight * by + otherWeight * otherBy;
+#pragma unroll
+    for (int i = 0; i < perLane; ++i) sums[i] = sums[i] * by + otherSums[i] * otherBy;
+  }
+};
+
+/** Adds every mergeWarps-th part of a run, from the warp's own number on. */
+template <int headDim>
+__device__ __forceinline__ void addRun(Combined<headDim / 32>& all, const Parts& parts,
+                                       const SlotRun& run) {
+  // Parts on their way at once: the loads are the time.
+  constexpr int batch = 4;
+  const Rows partials = {const_cast<float*>(parts.partials)};
+  const float2* stats = reinterpret_cast<const float2*>(parts.stats);
+  for (int n = threadIdx.x / 32; n < run.count; n += batch * mergeWarps) {
+    float2 stat[batch];
+    float sums[batch][headDim / 32] = {};
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const int part = n + i * mergeWarps;
+      stat[i] = {-INFINITY, 0};
+      if (part < run.count) {
+        const int64_t row = static_cast<int64_t>(run.first + part) * parts.rows + run.row;
+        stat[i] = stats[row];
+        RowOf<F32, headDim>::read(partials, row, threadIdx.x % 32, sums[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) all.add(stat[i].x, stat[i].y, sums[i]);
+  }
+}
+
+template <typename Format, int headDim>
+__device__ void merge(void* out, const Parts& first, const Parts& second, int kvHeads,
+                      int group) {
+  constexpr int perLane = headDim / 32;
+  __shared__ Combined<perLane> found[mergeWarps][32];
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const SlotRun runs[] = {slotsOf(first, 0, kvHeads, group), slotsOf(first, 1, kvHeads, group),
+                          slotsOf(second, 0, kvHeads, group), slotsOf(second, 1, kvHeads, group)};
+  // What is above was planned long ago and may be read while attend still runs.
+  waitForPrevious();
+  Combined<perLane> all;
+  addRun<headDim>(all, first, runs[0]);
+  addRun<headDim>(all, first, runs[1]);
+  addRun<headDim>(all, second, runs[2]);
+  addRun<headDim>(all, second, runs[3]);
+  found[warp][lane] = all;
+  __syncthreads();
+  if (warp > 0) return;
+  for (int other = 1; other < mergeWarps; ++other) {
+    const Combined<perLane>& theirs = found[other][lane];
+    all.add(theirs.largest, theirs.weight, theirs.sums);
+  }
+#pragma unroll
+  for (int i = 0; i < perLane; ++i) {
+    all.sums[i] = all.weight == 0 ? 0 : all.sums[i] / all.weight;
+  }
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kvHeads * group + blockIdx.y;
+  RowOf<Format, headDim>::write({out}, row, lane, all.sums);
+}
+
+}  // namespace
+
+/**
+ * merge_{f16,bf16}_d{64,128}: the result of every query head, from one or two launches of attend
+ * over the same queries: contexts with many rows in one, tails in the other, say, or both in one.
+ *
+ *   out           [queries, kvHeads * group, headDim]; zeros for a query that sees no rows
+ *   partials, stats, tileStarts, units, sequences, grid, rows   as given to that launch of attend;
+ *                 rows is its suffix r
+ *   queryUnits    int32 [queries, unitsPerQuery]: the units that each query reads, -1 for none;
+ *                 unitsPerQuery is at most 2
+ *
+ * The second launch's come after the first one's; without one its unitsPerQuery is 0.
+ * Launch: grid (queries, kvHeads * group), 256 threads, no dynamic shared memory. On sm_90 with
+ * programmatic stream serialization behind attend, it begins before attend has ended.
+ */
+#define MERGE(name, Format, headDim)                                                              \
+  extern "C" __global__ void __launch_bounds__(mergeWarps * 32) merge_##name##_d##headDim(        \
+      void* out, const float* partials, const float* stats, const int* tileStarts,                \
+      const UnitQueries* units, const int* queryUnits, int unitsPerQuery, int sequences,          \
+      int grid, int rows, const float* partials2, const float* stats2, const int* tileStarts2,    \
+      const UnitQueries* units2, const int* queryUnits2, int unitsPerQuery2, int sequences2,      \
+      int grid2, int rows2, int kvHeads, int group) {                                             \
+    merge<Format, headDim>(out,                                                                   \
+                           {partials, stats, tileStarts, units, queryUnits, unitsPerQuery,        \
+                            sequences, grid, rows},                                               \
+                           {partials2, stats2, tileStarts2, units2, queryUnits2, unitsPerQuery2,  \
+                            sequences2, grid2, rows2},                                            \
+                           kvHeads, group);                                                       \
+  }
+
+MERGE(f16, F16, 64)
+MERGE(f16, F16, 128)
+MERGE(bf16, Bf16, 64)
+MERGE(bf16, Bf16, 128)
