@@ -59,6 +59,8 @@ type SourceOf<Kind extends QuerySource['kind']> = Extract<QuerySource, { readonl
 /** What a query computes behind. */
 interface Ground {
   readonly ids: Int32Array;
+  /** All tokens but the document's. */
+  readonly queryTokens: number;
   readonly startPosition: number;
   readonly contextTokens: number;
   readonly keepRatio: number;
@@ -87,7 +89,7 @@ class AnswerRun {
     const keepRatio = usedKeepRatio(record, asked);
     const held = contextTokens(record);
     const ids = encodeTurns(checkpoint, { contextTokens: held, turns, ...sampling });
-    const ground = { ...storedGround(record, keepRatio), ids, startPosition: held };
+    const ground = { ...storedGround(record, keepRatio, ids), startPosition: held };
     return this.#admitted(contextId, ground, async () => {
       const context = await this.#acquire(record, ground);
       const tail = runtime.createTail();
@@ -112,7 +114,7 @@ class AnswerRun {
     } catch (error) {
       if (!this.#call.signal.aborted || error !== this.#call.signal.reason) throw error;
       return this.#result(
-        storedGround(sessions.get(sessionId).record, 1),
+        storedGround(sessions.get(sessionId).record, 1, nothingDecoded.pendingIds),
         nothingDecoded,
         undefined,
       );
@@ -130,7 +132,7 @@ class AnswerRun {
       ? encodeTurns(checkpoint, { ...held, turns })
       : encodeFollowUp(checkpoint, { ...held, turn: turns.at(-1)?.content ?? '' });
     const ids = concatenate(pendingIds, asked);
-    const ground = { ...storedGround(record, keepRatio), ids, startPosition };
+    const ground = { ...storedGround(record, keepRatio, ids), startPosition };
     const heldRows = tail.length;
     return this.#admitted(record.id, ground, async () => {
       const context = await this.#acquire(record, ground, heldRows);
@@ -158,6 +160,7 @@ class AnswerRun {
     const prompt = encodePrompt(checkpoint, { ...source, turns, ...sampling });
     const ground: Ground = {
       ids: prompt.ids,
+      queryTokens: prompt.ids.length - prompt.documentTokens,
       startPosition: 0,
       contextTokens: prompt.documentTokens,
       keepRatio: 1,
@@ -256,7 +259,7 @@ class AnswerRun {
   }
 
   #result(
-    { ids, contextTokens: documentTokens, keepRatio, storedBytes }: Ground,
+    { queryTokens, contextTokens: documentTokens, keepRatio, storedBytes }: Ground,
     decoded: Decoded,
     context: LoadedContext | undefined,
   ): EngineAnswer {
@@ -269,7 +272,7 @@ class AnswerRun {
       finishReason: decoded.finishReason,
       usage: {
         contextTokens: documentTokens,
-        queryTokens: ids.length,
+        queryTokens,
         completionTokens,
         prefilledTokens: decoded.prefilledTokens,
       },
@@ -300,10 +303,11 @@ const nothingDecoded: Decoded = {
   pendingIds: new Int32Array(0),
 };
 
-function storedGround(record: ContextRecord, keepRatio: number): Ground {
+function storedGround(record: ContextRecord, keepRatio: number, ids: Int32Array): Ground {
   const precision = resolvePrecision(record.compression.precision);
   return {
-    ids: new Int32Array(0),
+    ids,
+    queryTokens: ids.length,
     startPosition: contextTokens(record),
     contextTokens: record.document.tokens,
     keepRatio,

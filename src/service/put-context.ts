@@ -171,7 +171,7 @@ export class PutContext {
     const started = this.#start(request, identified, change);
     if (!wait) return accepted(started, false);
     const { stored, derived, found } = await resultOf(started, signal);
-    if (found) return this.#reuse(request, stored, change);
+    if (found) return this.#reuse(stored, change);
     return { outcome: 'created', context: readyView(stored, derived) };
   }
 

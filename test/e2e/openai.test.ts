@@ -130,8 +130,7 @@ describe("OpenAI's client", () => {
   });
 });
 
-// These wait for an engine that takes conversations and prompts.
-describe.skip("OpenAI's client, in conversations", () => {
+describe("OpenAI's client, in conversations", () => {
   it('sends an answer back and asks on', async () => {
     const first = await complete([user(question)], { context_id: context.id });
     const answer = first.choices[0]?.message ?? assistant('');
@@ -167,7 +166,7 @@ describe.skip("OpenAI's client, in conversations", () => {
 });
 
 // These wait for an engine that holds sessions.
-describe.skip('a session', () => {
+describe('a session', () => {
   it('answers its first question as a query, and the next as messages would be', async () => {
     const { sessions } = server.client;
     const session = await sessions.open(context.id);
