@@ -104,7 +104,7 @@ class AnswerRun {
 
   async askSession({ sessionId }: SourceOf<'session'>): Promise<EngineAnswer> {
     const { sessions, queue } = this.#dependencies;
-    sessions.get(sessionId);
+    const { record, view } = sessions.get(sessionId);
     try {
       return await queue.run(
         sessionId,
@@ -113,11 +113,8 @@ class AnswerRun {
       );
     } catch (error) {
       if (!this.#call.signal.aborted || error !== this.#call.signal.reason) throw error;
-      return this.#result(
-        storedGround(sessions.get(sessionId).record, 1, nothingDecoded.pendingIds),
-        nothingDecoded,
-        undefined,
-      );
+      const ground = storedGround(record, view.keepRatio, nothingDecoded.pendingIds);
+      return this.#result(ground, nothingDecoded, undefined);
     }
   }
 
@@ -169,7 +166,8 @@ class AnswerRun {
     return this.#admitted('', ground, async () => {
       this.#start();
       const tailTokens = sampling.maxTokens;
-      const read = await readPrompt(this.#dependencies, { ids: prompt.ids, tailTokens, signal });
+      const unread = { ids: prompt.ids, tailTokens, signal };
+      const read = await this.#whenRoom(() => readPrompt(this.#dependencies, unread));
       const tail = runtime.createTail();
       try {
         const { context, ids } = read;
@@ -212,20 +210,28 @@ class AnswerRun {
   }
 
   /** Takes the context, waiting for memory that other queries hold. */
-  async #acquire(record: ContextRecord, ground: Ground, heldRows = 0): Promise<LoadedContext> {
-    const { scheduler, clock, loaded, maxWaitMs } = this.#dependencies;
+  #acquire(record: ContextRecord, ground: Ground, heldRows = 0): Promise<LoadedContext> {
+    const { scheduler, clock, loaded } = this.#dependencies;
     const { signal, query } = this.#call;
     const tailTokens = heldRows + ground.ids.length + query.sampling.maxTokens;
     const request = { record, keepRatio: ground.keepRatio, tailTokens };
+    const acquire = (): LoadedContext => {
+      this.#start();
+      const startedMs = clock.monotonicMs();
+      const context = loaded.acquire(request);
+      this.#loadMs += clock.monotonicMs() - startedMs;
+      return context;
+    };
+    return this.#whenRoom(() => scheduler.piece(acquire, signal));
+  }
+
+  /** Takes memory, again whenever others gave some back, until the query has waited too long. */
+  async #whenRoom<T>(take: () => Promise<T>): Promise<T> {
+    const { clock, loaded, maxWaitMs } = this.#dependencies;
+    const { signal } = this.#call;
     for (;;) {
       try {
-        return await scheduler.piece(() => {
-          this.#start();
-          const startedMs = clock.monotonicMs();
-          const context = loaded.acquire(request);
-          this.#loadMs += clock.monotonicMs() - startedMs;
-          return context;
-        }, signal);
+        return await take();
       } catch (error) {
         const isFull = error instanceof ReadonceError && error.code === 'overloaded';
         const leftMs = this.#arrivedMs + maxWaitMs - clock.monotonicMs();
