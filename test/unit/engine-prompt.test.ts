@@ -77,8 +77,9 @@ describe('a prompt', () => {
     random.remove();
   });
 
-  const ask = (source: QuerySource, options: AnswerOptions = {}) =>
-    engine.answer('', { query: 'Who signed?', source, sampling, ...options });
+  const options = { query: 'Who signed?', sampling };
+  const ask = (source: QuerySource, other: AnswerOptions = {}) =>
+    engine.answer('', { ...options, source, ...other });
 
   it('counts all of its tokens as computed, and nothing as stored', async () => {
     const { tokenizer, template } = random.checkpoint;
@@ -89,7 +90,7 @@ describe('a prompt', () => {
     expect(tokens).toBeGreaterThan(3 * firstTokens);
     expect(usage).toEqual({
       contextTokens: documentTokens,
-      queryTokens: tokens,
+      queryTokens: tokens - documentTokens,
       prefilledTokens: tokens,
       completionTokens: 12,
     });
@@ -170,11 +171,34 @@ describe('a prompt', () => {
     expect(engine.scheduler.running).toBe(0);
   });
 
-  it('is refused if it does not fit the memory', async () => {
-    const small = await TestEngine.open({ checkpoint: random.checkpoint, poolBytes: 100_000 });
-    const asked = small.answer('', { source: prompt(long), sampling });
-    await expect(asked).rejects.toMatchObject({ code: 'out_of_memory' });
-    expect(small.scheduler.running).toBe(0);
-    await small.close();
+  describe('in a small memory', () => {
+    let small: TestEngine;
+    beforeAll(async () => {
+      // 512 bytes a token: one long prompt with its answer.
+      small = await TestEngine.open({ checkpoint: random.checkpoint, poolBytes: 200_000 });
+    });
+    afterAll(() => small.close());
+
+    it('waits for others to end', async () => {
+      const expected = await ask(prompt(long));
+      const asked = [1, 2, 3].map(() => small.answer('', { ...options, source: prompt(long) }));
+      const answers = (await Promise.all(asked)).map(({ answer }) => answer);
+      expect(new Set(answers)).toEqual(new Set([expected.answer]));
+    });
+
+    it('is refused once it has waited too long', async () => {
+      const cache = small.runtime.createContext(new Uint32Array(4));
+      const held = small.loaded.borrow(300, () => cache.view(cache.lengths));
+      const asked = small.answer('', { ...options, source: prompt(long), maxWaitMs: 50 });
+      await expect(asked).rejects.toMatchObject({ code: 'overloaded' });
+      small.loaded.release(held);
+      expect(small.scheduler.running).toBe(0);
+    });
+
+    it('is refused at once if it never fits', async () => {
+      const asked = small.answer('', { ...options, source: prompt(`${long} ${long}`) });
+      await expect(asked).rejects.toMatchObject({ code: 'out_of_memory' });
+      expect(small.scheduler.running).toBe(0);
+    });
   });
 });

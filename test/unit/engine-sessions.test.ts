@@ -193,6 +193,20 @@ describe('a session', () => {
       expect(order).toEqual(['cancelled', 'first']);
       expect(view(session).turns).toBe(1);
     });
+
+    it('tells one who has given up so, also when the session is no more', async () => {
+      const session = open(0.3);
+      const cancellation = new AbortController();
+      const first = turn(session, 'Who signed?');
+      const second = turn(session, 'And when?', { signal: cancellation.signal });
+      const outcomes = Promise.allSettled([first, second]);
+      engine.sessions.end(session.id);
+      cancellation.abort();
+      await expect(outcomes).resolves.toMatchObject([
+        { reason: { code: 'not_found' } },
+        { value: { finishReason: 'cancelled', cache: { keepRatio: 0.3 } } },
+      ]);
+    });
   });
 
   describe('whose turn is given up', () => {
