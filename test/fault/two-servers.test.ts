@@ -66,7 +66,7 @@ describe('two servers on one folder', { timeout: 200_000 }, () => {
   it('read a document once that both are given at the same time', async () => {
     const { put } = defined(createRecipes(9).at(-1), 'a document that is not there yet');
     const both = await Promise.all([first, second].map(({ server }) => server.client.put(put)));
-    expect(both.map(({ reused }) => reused).sort()).toEqual([false, true]);
+    expect(both.filter(({ reused }) => reused)).toHaveLength(1);
     await first.server.client.delete(defined(both[0], 'a context').id);
   });
 

@@ -132,6 +132,55 @@ describe('a document that is stored with more pairs', () => {
   });
 });
 
+describe('a session of the host', () => {
+  const opening = { tenant: 'tenant', ttlMs: 60_000 };
+  const turn = (sessionId: string): Promise<EngineAnswer> => {
+    const asked = engineQuery('', { query: 'How many trees?' });
+    const query = { ...asked, source: { kind: 'session', sessionId } } as const;
+    return host.answer({ query, onText: () => undefined, signal });
+  };
+
+  it('is opened on a stored context, at no more than its keepRatio', async () => {
+    const { id } = (await ingest()).record;
+    const open = (contextId: string, keepRatio: number | undefined) => () =>
+      host.openSession({ ...opening, contextId, keepRatio });
+    expect(open(id, undefined)()).toMatchObject({
+      contextId: id,
+      keepRatio: 0.3,
+      tenant: 'tenant',
+    });
+    expect(open(id, 0.1)().keepRatio).toBe(0.1);
+    expect(open(id, 0.9)).toThrow(expect.objectContaining({ code: 'invalid_argument' }));
+    expect(open(`ctx_${'0'.repeat(40)}`, undefined)).toThrow(
+      expect.objectContaining({ code: 'not_found' }),
+    );
+  });
+
+  it('answers until it is closed, and goes with its context', async () => {
+    const { id: contextId } = (await ingest()).record;
+    const [first, second] = [1, 2].map(() =>
+      host.openSession({ ...opening, contextId, keepRatio: undefined }),
+    );
+    const ids = [first?.id ?? '', second?.id ?? ''] as const;
+    const expected = await ask(contextId);
+    expect((await turn(ids[0])).answer).toBe(expected.answer);
+    expect(host.session(ids[0])).toMatchObject({ turns: 1 });
+    host.closeSession(ids[0]);
+    await expect(turn(ids[0])).rejects.toMatchObject({ code: 'not_found' });
+    await turn(ids[1]);
+    host.unload(contextId);
+    expect(() => host.session(ids[1])).toThrow(expect.objectContaining({ code: 'not_found' }));
+  });
+
+  it('whose context is damaged fails, and the context is quarantined', async () => {
+    const { id: contextId } = (await ingest(`${document} It lies on a slope.`)).record;
+    const { id } = host.openSession({ ...opening, contextId, keepRatio: undefined });
+    damage('segments', contextId);
+    await expect(turn(id)).rejects.toMatchObject({ code: 'corrupt_record' });
+    await expect(ask(contextId)).rejects.toMatchObject({ code: 'not_found' });
+  });
+});
+
 describe('an engine host', () => {
   it('closes once its calls have ended, however often', async () => {
     const { record } = await ingest();

@@ -116,11 +116,10 @@ function severalRequests(subject: () => Subject): void {
     const caches = [3, 4, 3].map((seed) => loadContext(runtime, unevenContext(subject(), seed)));
     const lengths = [5, 1, firstTokens, 17, 2, 63, 30];
     const slots = () =>
-      lengths.map((length, i) => ({
-        ...request(runtime, at(caches, i % caches.length)),
-        ids: tokens(subject(), length, 200 + i),
-        startPosition: 40 + i,
-      }));
+      lengths.map((length, i) => {
+        const { context, tail } = request(runtime, at(caches, i % caches.length));
+        return { context, tail, ids: tokens(subject(), length, 200 + i), startPosition: 40 + i };
+      });
     const [together, alone] = [slots(), slots()];
     const first = alone.map((slot) => at(runtime.forward([slot]), 0));
     expect(runtime.forward(together)).toEqual(first);
