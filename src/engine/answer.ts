@@ -44,14 +44,8 @@ export interface AnswerCall {
 export function answer(dependencies: AnswerDependencies, call: AnswerCall): Promise<EngineAnswer> {
   const { source } = call.query;
   const run = new AnswerRun(dependencies, call);
-  switch (source.kind) {
-    case 'context':
-      return run.askContext(source);
-    case 'session':
-      return run.askSession(source);
-    case 'prompt':
-      return run.askPrompt(source);
-  }
+  if (source.kind === 'context') return run.askContext(source);
+  return source.kind === 'session' ? run.askSession(source) : run.askPrompt(source);
 }
 
 type SourceOf<Kind extends QuerySource['kind']> = Extract<QuerySource, { readonly kind: Kind }>;
