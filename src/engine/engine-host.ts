@@ -215,7 +215,7 @@ export class EngineHost {
     return stored === undefined ? undefined : { stored, derived: true, found: false };
   }
 
-  answer(call: AnswerCall): Promise<EngineAnswer> {
+  async answer(call: AnswerCall): Promise<EngineAnswer> {
     const dependencies = {
       checkpoint: this.#checkpoint,
       runtime: this.#runtime,
@@ -281,14 +281,9 @@ export class EngineHost {
 
   /** The stored context that a query is asked of. */
   #contextOf({ query: { source } }: AnswerCall): string {
-    switch (source.kind) {
-      case 'context':
-        return source.contextId;
-      case 'session':
-        return this.#sessions.get(source.sessionId).record.id;
-      case 'prompt':
-        return '';
-    }
+    if (source.kind === 'context') return source.contextId;
+    if (source.kind === 'session') return this.#sessions.get(source.sessionId).record.id;
+    return '';
   }
 
   /** Remembers a call until it settles. */
