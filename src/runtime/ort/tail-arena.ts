@@ -188,7 +188,8 @@ export class TailArena {
       const next = allocateFloats(floats);
       if (old === undefined) return next;
       for (const [place, tail] of this.#places.entries()) {
-        for (let head = 0; tail !== undefined && head < kvHeads; head++) {
+        if (tail === undefined) continue;
+        for (let head = 0; head < kvHeads; head++) {
           const from = (place * kvHeads + head) * this.#capacity * headDim;
           const to = (place * kvHeads + head) * capacity * headDim;
           next.set(old.subarray(from, from + tail.length * headDim), to);
