@@ -45,7 +45,7 @@ function* parts(store: ContextStore, id: string): Generator<Uint8Array> {
     const readRows = (range: RowRange) => store.readPairs(id, head, range);
     yield* pairFrames(readRows, pairsRun(record, head, rowBytes));
   }
-  requireUnchanged(store, record);
+  requireUnchanged(store, stored);
 }
 
 /** One that was deleted and made anew while its file was read may have other rows. */
