@@ -9,9 +9,10 @@ import { decode, type Decoded, type DecodeDependencies } from './decode.ts';
 import { findContext, usedKeepRatio } from './find-context.ts';
 import type { KeyedQueue } from './keyed-queue.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
-import { readPrompt } from './prompt-context.ts';
+import { promptQueue, readPrompt } from './prompt-context.ts';
 import type { EngineAnswer, EngineQuery, QuerySource } from './protocol.ts';
 import { encodeFollowUp, encodePrompt, encodeTurns } from './query-tokens.ts';
+import { waitedTooLong } from './scheduler.ts';
 import type { Conversation, Sessions } from './sessions.ts';
 
 /** What all answers of an engine share. Nothing of it is closed by an answer. */
@@ -62,6 +63,12 @@ interface Ground {
   readonly storedBytes: (pairs: number) => number;
 }
 
+/** What an answer was computed from, and how it went. */
+interface Answered {
+  readonly context: LoadedContext;
+  readonly decoded: Decoded;
+}
+
 /** One query from its arrival on. */
 class AnswerRun {
   readonly #dependencies: AnswerDependencies;
@@ -69,6 +76,8 @@ class AnswerRun {
   readonly #arrivedMs: number;
   #startedMs: number | undefined;
   #loadMs = 0;
+  /** What others had given back when memory was asked for the last time. */
+  #givenBack = 0;
 
   constructor(dependencies: AnswerDependencies, call: AnswerCall) {
     this.#dependencies = dependencies;
@@ -157,11 +166,14 @@ class AnswerRun {
       keepRatio: 1,
       storedBytes: () => 0,
     };
-    return this.#admitted('', ground, async () => {
-      this.#start();
-      const tailTokens = sampling.maxTokens;
-      const unread = { ids: prompt.ids, tailTokens, signal };
-      const read = await this.#whenRoom(() => readPrompt(this.#dependencies, unread));
+    return this.#settled(ground, async (hold) => {
+      const unread = { ids: prompt.ids, tailTokens: sampling.maxTokens, signal };
+      // One prompt at a time is read, and only that one keeps a place from others meanwhile.
+      const read = await this.#inTurn(promptQueue, async () => {
+        hold(await this.#admit(''));
+        this.#start();
+        return this.#whenRoom(() => readPrompt(this.#dependencies, unread));
+      });
       const tail = runtime.createTail();
       try {
         const { context, ids } = read;
@@ -179,17 +191,53 @@ class AnswerRun {
   }
 
   /** Runs `use` in a place among the running queries. */
-  async #admitted(
+  #admitted(
     contextId: string,
     ground: Ground,
-    use: () => Promise<{ readonly context: LoadedContext; readonly decoded: Decoded }>,
+    use: () => Promise<Answered>,
   ): Promise<EngineAnswer> {
-    const { scheduler } = this.#dependencies;
-    const { query, signal } = this.#call;
+    return this.#settled(ground, async (hold) => {
+      hold(await this.#admit(contextId));
+      return use();
+    });
+  }
+
+  #admit(contextId: string): Promise<() => void> {
+    const { tenant } = this.#call.query;
+    return this.#dependencies.scheduler.admit({ tenant, contextId }, this.#call.signal);
+  }
+
+  /** Waits in line, but not for ever; `use` itself is not cut off. */
+  async #inTurn<T>(key: string, use: () => Promise<T>): Promise<T> {
+    const { queue, maxWaitMs } = this.#dependencies;
+    const { signal } = this.#call;
+    const patience = AbortSignal.timeout(maxWaitMs);
+    let isWaiting = true;
+    try {
+      return await queue.run(
+        key,
+        () => {
+          isWaiting = false;
+          return use();
+        },
+        AbortSignal.any([signal, patience]),
+      );
+    } catch (error) {
+      throw isWaiting && patience.aborted && !signal.aborted ? waitedTooLong(maxWaitMs) : error;
+    }
+  }
+
+  /** What `use` answers, given up or not; gives back the place that it was told to hold. */
+  async #settled(
+    ground: Ground,
+    use: (hold: (leave: () => void) => void) => Promise<Answered>,
+  ): Promise<EngineAnswer> {
+    const { signal } = this.#call;
     let leave = (): void => undefined;
     try {
-      leave = await scheduler.admit({ tenant: query.tenant, contextId }, signal);
-      const { context, decoded } = await use();
+      const { context, decoded } = await use((giveBack) => {
+        leave = giveBack;
+      });
       return this.#result(ground, decoded, context);
     } catch (error) {
       if (!signal.aborted || error !== signal.reason) throw error;
@@ -212,6 +260,7 @@ class AnswerRun {
     const acquire = (): LoadedContext => {
       this.#start();
       const startedMs = clock.monotonicMs();
+      this.#givenBack = loaded.givenBack;
       const context = loaded.acquire(request);
       this.#loadMs += clock.monotonicMs() - startedMs;
       return context;
@@ -225,13 +274,15 @@ class AnswerRun {
     const { signal } = this.#call;
     for (;;) {
       try {
+        this.#givenBack = loaded.givenBack;
         return await take();
       } catch (error) {
         const isFull = error instanceof ReadonceError && error.code === 'overloaded';
         const leftMs = this.#arrivedMs + maxWaitMs - clock.monotonicMs();
         if (!isFull || leftMs <= 0) throw error;
         const patience = AbortSignal.timeout(Math.ceil(leftMs));
-        await loaded.room(AbortSignal.any([signal, patience])).catch((reason: unknown) => {
+        const given = loaded.room(this.#givenBack, AbortSignal.any([signal, patience]));
+        await given.catch((reason: unknown) => {
           throw patience.aborted && !signal.aborted ? error : reason;
         });
       }

@@ -4,6 +4,7 @@ import { assert } from '../core/assert.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { headCount } from '../core/kv-layout.ts';
+import type { ContextCache } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 
 /**
@@ -71,6 +72,43 @@ export function decodeRows(
     row += piece.rows;
   }
   assert(row === to - from, `expected the rows [${from}, ${to}) but got ${row}`);
+}
+
+/**
+ * Reads each head's rows behind the first `from[head]` (default: all) into a cache that has room.
+ * @throws ReadonceError `not_found`, `corrupt_record`, `conflict` (deleted or replaced meanwhile)
+ */
+export function fillRows(
+  store: ContextStore,
+  record: ContextRecord,
+  { cache, from }: { readonly cache: ContextCache; readonly from: Uint32Array | undefined },
+): void {
+  const { headDim } = record.layout;
+  let hasRead = false;
+  for (const [head, to] of cache.lengths.entries()) {
+    const first = from?.[head] ?? 0;
+    if (first >= to) continue;
+    hasRead = true;
+    decodeRows(
+      store,
+      record,
+      { head, from: first, to },
+      {
+        keys: cache.keys(head).subarray(first * headDim),
+        values: cache.values(head).subarray(first * headDim),
+      },
+    );
+  }
+  if (hasRead) requireUnchanged(store, record);
+}
+
+/** Copies a cache's rows to the beginning of each head of a larger one. */
+export function copyRows(from: ContextCache, to: ContextCache): void {
+  for (const [head, rows] of from.lengths.entries()) {
+    if (rows === 0) continue;
+    to.keys(head).set(from.keys(head));
+    to.values(head).set(from.values(head));
+  }
 }
 
 /**

@@ -1,10 +1,10 @@
-import { assert, defined } from '../core/assert.ts';
+import { assert } from '../core/assert.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { untilAborted } from '../core/until-aborted.ts';
 import type { ContextCache, ContextView, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { contextLengths, decodeRows, requireUnchanged } from './context-rows.ts';
+import { contextLengths, copyRows, fillRows, requireUnchanged } from './context-rows.ts';
 
 /** A context in memory, for one query. */
 export interface LoadedContext {
@@ -34,6 +34,8 @@ export interface LoadedContextsOptions {
 interface SeenRows {
   readonly lengths: Uint32Array;
   readonly view: ContextView;
+  /** Queries that see it. */
+  users: number;
 }
 
 interface Entry {
@@ -48,6 +50,7 @@ interface Entry {
 /** Memory that a query holds. */
 interface Hold {
   readonly entry: Entry | undefined;
+  readonly seen: SeenRows | undefined;
   readonly tailBytes: number;
 }
 
@@ -75,7 +78,8 @@ export class LoadedContexts {
   /** Deleted or replaced while in use: they go with their last query. */
   readonly #leaving = new Set<Entry>();
   readonly #holds = new Map<LoadedContext, Hold>();
-  readonly #waiting: (() => void)[] = [];
+  readonly #waiting = new Set<() => void>();
+  #givenBack = 0;
 
   constructor(options: LoadedContextsOptions) {
     this.#options = options;
@@ -98,11 +102,12 @@ export class LoadedContexts {
     const lengths = loaded?.seen.get(keepRatio)?.lengths ?? this.#readLengths(record, keepRatio);
     const { entry, source } = this.#hold(record, loaded, { lengths, tailBytes });
     const seen = this.#seen(entry, keepRatio, lengths);
+    seen.users++;
     entry.users++;
     // Re-inserting makes it the most recently used.
     this.#entries.delete(record.id);
     this.#entries.set(record.id, entry);
-    return this.#handOut({ view: seen.view, source }, { entry, tailBytes });
+    return this.#handOut({ view: seen.view, source }, { entry, seen, tailBytes });
   }
 
   /**
@@ -114,7 +119,14 @@ export class LoadedContexts {
     const { layers, kvHeads } = this.#options.runtime.layout;
     const bytes = this.#rowsBytes(rows * layers * kvHeads);
     this.#makeRoom(bytes, undefined);
-    return this.#handOut({ view: fill(), source: 'none' }, { entry: undefined, tailBytes: bytes });
+    return this.#handOut(
+      { view: fill(), source: 'none' },
+      {
+        entry: undefined,
+        seen: undefined,
+        tailBytes: bytes,
+      },
+    );
   }
 
   /** Gives a context back, and the memory set aside for its tail. */
@@ -130,19 +142,38 @@ export class LoadedContexts {
   park(context: LoadedContext, tailBytes: number): void {
     const hold = this.#holds.get(context);
     assert(hold !== undefined, 'expected a context that is held');
-    this.#holds.set(context, { entry: undefined, tailBytes });
-    const { entry } = hold;
+    this.#holds.set(context, { entry: undefined, seen: undefined, tailBytes });
+    const { entry, seen } = hold;
+    if (seen !== undefined) seen.users--;
     if (entry !== undefined) {
       entry.users--;
       if (entry.users === 0 && this.#leaving.delete(entry)) entry.cache.close();
     }
-    for (const resolve of this.#waiting.splice(0)) resolve();
+    this.#givenBack++;
+    for (const resolve of [...this.#waiting]) resolve();
   }
 
-  /** Settles when memory is given back: whoever was refused as `overloaded` may try again. */
-  room(signal: AbortSignal): Promise<void> {
-    const given = new Promise<void>((resolve) => this.#waiting.push(resolve));
-    return untilAborted(given, signal);
+  /** How often memory was given back. */
+  get givenBack(): number {
+    return this.#givenBack;
+  }
+
+  /**
+   * Settles when memory was given back more than `givenBack` times: whoever was refused as
+   * `overloaded` may try again.
+   */
+  async room(givenBack: number, signal: AbortSignal): Promise<void> {
+    if (this.#givenBack > givenBack) return;
+    let resolve = (): void => undefined;
+    const given = new Promise<void>((settle) => {
+      resolve = settle;
+      this.#waiting.add(settle);
+    });
+    try {
+      await untilAborted(given, signal);
+    } finally {
+      this.#waiting.delete(resolve);
+    }
   }
 
   /** Forgets a context that was deleted; one in use goes when it is released. */
@@ -214,16 +245,10 @@ export class LoadedContexts {
 
   #load(record: ContextRecord, lengths: Uint32Array, known: ContextCache | undefined): Entry {
     const cache = this.#options.runtime.createContext(lengths);
-    const entry: Entry = { record, cache, seen: new Map(), users: 0 };
     try {
-      const from = known?.lengths ?? new Uint32Array(lengths.length);
-      for (const [head, rows] of from.entries()) {
-        if (rows === 0 || known === undefined) continue;
-        cache.keys(head).set(known.keys(head));
-        cache.values(head).set(known.values(head));
-      }
-      this.#fill(entry, from);
-      return entry;
+      if (known !== undefined) copyRows(known, cache);
+      fillRows(this.#options.store, record, { cache, from: known?.lengths });
+      return { record, cache, seen: new Map(), users: 0 };
     } catch (error) {
       cache.close();
       throw error;
@@ -238,7 +263,7 @@ export class LoadedContexts {
     const from = entry.cache.lengths.slice();
     try {
       entry.cache.resize(lengths);
-      this.#fill(entry, from);
+      fillRows(this.#options.store, entry.record, { cache: entry.cache, from });
     } catch (error) {
       // It has rows that were never filled.
       this.#remove(entry);
@@ -246,33 +271,16 @@ export class LoadedContexts {
     }
   }
 
-  /** Reads each head's rows behind the first `from[head]`. */
-  #fill({ record, cache }: Entry, from: Uint32Array): void {
-    const { store } = this.#options;
-    const headDim = record.layout.headDim;
-    let hasRead = false;
-    for (const [head, to] of cache.lengths.entries()) {
-      const first = from[head] as number;
-      if (first >= to) continue;
-      hasRead = true;
-      const rows = { head, from: first, to };
-      decodeRows(store, record, rows, {
-        keys: cache.keys(head).subarray(first * headDim),
-        values: cache.values(head).subarray(first * headDim),
-      });
-    }
-    if (hasRead) requireUnchanged(store, record);
-  }
-
   #seen(entry: Entry, keepRatio: number, lengths: Uint32Array): SeenRows {
     const known = entry.seen.get(keepRatio);
     if (known !== undefined) return known;
-    const [oldest] = entry.seen.keys();
-    if (entry.seen.size >= rememberedRatios && oldest !== undefined && entry.users === 0) {
-      defined(entry.seen.get(oldest), 'a view').view.close();
-      entry.seen.delete(oldest);
+    for (const [ratio, { users, view }] of entry.seen) {
+      if (entry.seen.size < rememberedRatios) break;
+      if (users > 0) continue;
+      view.close();
+      entry.seen.delete(ratio);
     }
-    const seen = { lengths, view: entry.cache.view(lengths) };
+    const seen = { lengths, view: entry.cache.view(lengths), users: 0 };
     entry.seen.set(keepRatio, seen);
     return seen;
   }

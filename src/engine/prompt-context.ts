@@ -5,7 +5,6 @@ import {
   type DenseCache,
   type Runtime,
 } from '../runtime/runtime.ts';
-import type { KeyedQueue } from './keyed-queue.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
 import type { Scheduler } from './scheduler.ts';
 
@@ -14,7 +13,6 @@ export interface PromptDependencies {
   readonly runtime: Runtime;
   readonly loaded: LoadedContexts;
   readonly scheduler: Scheduler;
-  readonly queue: KeyedQueue;
   /** Tokens of one piece of work. */
   readonly sliceTokens: number;
 }
@@ -37,18 +35,21 @@ export interface ReadPrompt {
   close(): void;
 }
 
-/** Ingestions and prompts are read one after another, since each holds a dense cache. */
+/** Documents to be stored are read one after another, since each holds a dense cache. */
 export const readingQueue = 'ingestions';
 
+/** So are prompts, but beside documents: somebody waits for the answer. */
+export const promptQueue = 'prompts';
+
 /**
- * Prefills all but the end of a prompt. Every pair is kept, in float32, and nothing is stored.
+ * Prefills all but the end of a prompt. Callers take turns in `promptQueue`. Every pair is kept, in float32, and nothing is stored.
  * @throws ReadonceError `out_of_memory`, `overloaded`; the signal's reason
  */
 export async function readPrompt(
   dependencies: PromptDependencies,
   { ids, tailTokens, signal }: Prompt,
 ): Promise<ReadPrompt> {
-  const { loaded, runtime, queue } = dependencies;
+  const { loaded, runtime } = dependencies;
   const end = ids.length - Math.min(firstTokens, ids.length - 1);
   let cache: ContextCache | undefined;
   const context = loaded.borrow(ids.length + tailTokens, () => {
@@ -58,11 +59,7 @@ export async function readPrompt(
   });
   const close = (): void => cache?.close();
   try {
-    await queue.run(
-      readingQueue,
-      () => prefillInto(dependencies, cache, { ids: ids.subarray(0, end), signal }),
-      signal,
-    );
+    await prefillInto(dependencies, cache, { ids: ids.subarray(0, end), signal });
     return { context, ids: ids.subarray(end), close };
   } catch (error) {
     loaded.release(context);

@@ -158,7 +158,7 @@ export class Scheduler implements Closeable {
       this.#queued.push(queued);
     });
     const patience = new AbortController();
-    const timer = setTimeout(() => patience.abort(overloaded(maxWaitMs)), maxWaitMs);
+    const timer = setTimeout(() => patience.abort(waitedTooLong(maxWaitMs)), maxWaitMs);
     try {
       await untilAborted(entered, AbortSignal.any([signal, patience.signal]));
     } catch (error) {
@@ -271,7 +271,8 @@ function closing(): ReadonceError {
   });
 }
 
-function overloaded(maxWaitMs: number): ReadonceError {
+/** What a query is told that waited for its turn as long as it may. */
+export function waitedTooLong(maxWaitMs: number): ReadonceError {
   return new ReadonceError(
     'overloaded',
     `Expected a turn within ${maxWaitMs} ms but other queries are still running: try again later`,

@@ -93,7 +93,7 @@ describe('the pool', () => {
     const again = request(a, { tailTokens: 2 });
     expect(() => loaded.acquire(again)).toThrow(expect.objectContaining({ code: 'overloaded' }));
     let waited = false;
-    const room = loaded.room(signal).then(() => {
+    const room = loaded.room(loaded.givenBack, signal).then(() => {
       waited = true;
     });
     await Promise.resolve();
@@ -103,9 +103,16 @@ describe('the pool', () => {
     expect(loaded.acquire(again).source).toBe('host');
   });
 
+  it('lets nobody wait for what was given back since they were refused', async () => {
+    const loaded = bench.pool(2 ** 30);
+    const before = loaded.givenBack;
+    loaded.release(loaded.acquire(request(a)));
+    await loaded.room(before, new AbortController().signal);
+  });
+
   it('lets nobody wait for room who has given up', async () => {
     const cancellation = new AbortController();
-    const room = bench.pool(2 ** 30).room(cancellation.signal);
+    const room = bench.pool(2 ** 30).room(0, cancellation.signal);
     cancellation.abort(new Error('gave up'));
     await expect(room).rejects.toThrow('gave up');
   });
