@@ -20,8 +20,9 @@ export interface DenseGraphOptions {
  *
  * Inputs: `input_ids` or the state; `position_ids` `[1, T]`; `last_row` int32 `[1]` = rows after
  * the call − 1; `total_rows` int32 `[1]`; `past_key.l`, `past_value.l`. With `score` also int64
- * `[1]` `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`, and `mask` float32
- * `[T, T]`, 0 on and below the diagonal and a large negative number above.
+ * `[1]` `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`; `mask` float32
+ * `[group · T, keys]`, 0 where a query sees a key and a large negative number elsewhere, the keys
+ * being those of the prefix, the chunk and the pass; and `group_shape` int64 `[3]` = group, T, keys.
  * Outputs: `present_key.l`, `present_value.l`; `residual_out` and `normalized_out`; with `score`
  * `scores.l` `[kvHeads, chunk]`; with `predict` and the last layer `predictions` int64 `[1, T]`.
  */
@@ -101,7 +102,6 @@ function denseAttention(
 class ScoreOutputs {
   readonly #blocks: DecoderBlocks;
   readonly #bounds: Readonly<Record<'sinkEnd' | 'start' | 'end' | 'passStart' | 'passEnd', string>>;
-  /** `[group · T, keys]` */
   readonly #mask: string;
   readonly #groupShape: string;
   readonly #chunkEndColumn: string;
@@ -117,27 +117,10 @@ class ScoreOutputs {
       passStart: bound('pass_start'),
       passEnd: bound('pass_end'),
     };
-    const mask = model.input('mask', 'float32', ['tokens', 'tokens']);
-    const { sinkEnd, start, end, passStart, passEnd } = this.#bounds;
-    const chunkTokens = model.node('Sub', [end, start]);
-    this.#chunkEndColumn = model.node('Add', [sinkEnd, chunkTokens]);
-    // Columns before the slice's own tokens are visible to all of its queries.
-    const sliceTokens = model.node('Shape', [mask], { attributes: { start: 1 } });
-    const earlierOwn = model.node('Sub', [model.node('Sub', [passEnd, passStart]), sliceTokens]);
-    const visible = model.node('Add', [this.#chunkEndColumn, earlierOwn]);
-    const zero = model.integers(0);
-    const pads = model.node('Concat', [zero, visible, zero, zero], { attributes: { axis: 0 } });
-    const padded = model.node('Pad', [mask, pads]);
-    const group = blocks.config.queryHeads / blocks.config.kvHeads;
-    const copies = Array.from({ length: group }, () => padded);
-    this.#mask = model.node('Concat', copies, { attributes: { axis: 0 } });
-    this.#groupShape = model.node(
-      'Concat',
-      [model.integers(group), sliceTokens, model.integers(-1)],
-      {
-        attributes: { axis: 0 },
-      },
-    );
+    this.#mask = model.input('mask', 'float32', ['queries', 'keys']);
+    this.#groupShape = model.input('group_shape', 'int64', [3]);
+    const { sinkEnd, start, end } = this.#bounds;
+    this.#chunkEndColumn = model.node('Add', [sinkEnd, model.node('Sub', [end, start])]);
   }
 
   add(layer: number, query: string): void {

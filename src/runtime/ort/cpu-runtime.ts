@@ -18,7 +18,7 @@ import type {
 } from '../runtime.ts';
 import { loadOrt } from './api.ts';
 import { OrtDenseCache } from './dense-cache.ts';
-import { DenseCall, type DenseCallOptions, type LayerRange } from './dense-call.ts';
+import { DenseCall, type DenseCallOptions, type LayerRange, type ScoreMask } from './dense-call.ts';
 import { OrtContextCache, OrtContextView } from './context-cache.ts';
 import { QueryCall, type OwnSlot } from './query-call.ts';
 import { OrtEnvironment, type OrtSession } from './session.ts';
@@ -46,7 +46,7 @@ class OrtCpuRuntime implements Runtime {
   readonly #source: GraphSource;
   readonly #environment: OrtEnvironment;
   readonly #sessions = new Map<string, OrtSession>();
-  #mask: { readonly tokens: number; readonly data: Float32Array } | undefined;
+  #mask: ScoreMask | undefined;
   readonly #arena: TailArena;
   /** Pieces of a pass. */
   readonly #layerRanges: readonly LayerRange[];
@@ -93,7 +93,7 @@ class OrtCpuRuntime implements Runtime {
   score(cache: DenseCache, slice: ScoreSlice): Pieces {
     const own = ownDense(cache);
     checkScoreSlice(slice, this.layout, own.length);
-    const mask = this.#causalMask(slice.ids.length);
+    const mask = this.#scoreMask(slice, own.length);
     return this.#densePieces({ cache: own, ids: slice.ids, score: { slice, mask } });
   }
 
@@ -166,16 +166,23 @@ class OrtCpuRuntime implements Runtime {
     return session;
   }
 
-  /** `[T, T]`: 0 where a query sees a key of its own slice, a large negative number elsewhere. */
-  #causalMask(tokens: number): Float32Array {
-    if (this.#mask?.tokens !== tokens) {
-      const data = new Float32Array(tokens * tokens);
-      for (let query = 0; query < tokens; query++) {
-        data.fill(hidden, query * tokens + query + 1, (query + 1) * tokens);
+  /** Queries see all keys but those of later tokens of their own slice, which come last. */
+  #scoreMask(
+    { ids, sinkEnd, chunkStart, chunkEnd, passStart }: ScoreSlice,
+    rows: number,
+  ): ScoreMask {
+    const { group } = this.layout;
+    const tokens = ids.length;
+    const keys = sinkEnd + (chunkEnd - chunkStart) + (rows + tokens - passStart);
+    if (this.#mask?.tokens !== tokens || this.#mask.keys !== keys) {
+      const data = new Float32Array(group * tokens * keys);
+      for (let query = 0; query < group * tokens; query++) {
+        const later = tokens - 1 - (query % tokens);
+        data.fill(hidden, (query + 1) * keys - later, (query + 1) * keys);
       }
-      this.#mask = { tokens, data };
+      this.#mask = { data, group, tokens, keys };
     }
-    return this.#mask.data;
+    return this.#mask;
   }
 }
 

@@ -14,8 +14,15 @@ export interface LayerRange {
 /** A reconstruction pass's part of a dense call. */
 export interface ScorePart {
   readonly slice: ScoreSlice;
-  /** `[T, T]`, causal. */
-  readonly mask: Float32Array;
+  readonly mask: ScoreMask;
+}
+
+/** `[group · T, keys]`: which of a score's keys each query sees. */
+export interface ScoreMask {
+  readonly data: Float32Array;
+  readonly group: number;
+  readonly tokens: number;
+  readonly keys: number;
 }
 
 /** What a dense call computes, and where it puts the pairs. */
@@ -133,7 +140,11 @@ export class DenseCall {
       chunk_end: bound(slice.chunkEnd),
       pass_start: bound(slice.passStart),
       pass_end: bound(total),
-      mask: this.#tensor(mask, [this.#tokens, this.#tokens]),
+      mask: this.#tensor(mask.data, [mask.group * mask.tokens, mask.keys]),
+      group_shape: this.#tensor(
+        BigInt64Array.from([mask.group, mask.tokens, mask.keys], BigInt),
+        [3],
+      ),
     };
   }
 
