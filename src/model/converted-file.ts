@@ -41,7 +41,7 @@ export interface ConvertedLayout {
   readonly tensors: readonly ConvertedTensor[];
 }
 
-/** Gives the bytes of the tensors in the layout's order; a buffer may be used for the next again. */
+/** Gives the bytes of tensors in the layout's order; a buffer may be used again for the next. */
 export type ConvertedBytes = AsyncIterable<Uint8Array>;
 
 /** Where tensors of these names, types and shapes lie. */

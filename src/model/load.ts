@@ -35,8 +35,9 @@ const ggufEnding = '.gguf';
  * float32 are converted on the first call (see `openWeights`). Cost: one pass over the weight files
  * for their hash and one over converted ones for their checksum.
  * @throws ReadonceError `invalid_argument` if `model` names nothing or its files are malformed,
- * `unsupported` for what is not built, four-bit weights that the model does not have among it, `storage_full` if converted weights find no room,
- * `engine_unavailable` if a model of the hub cannot be downloaded now
+ * `unsupported` for what is not built and for four-bit weights that the model does not have,
+ * `storage_full` if converted weights find no room, `engine_unavailable` if a model of the hub
+ * cannot be downloaded now
  */
 export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> {
   const { model, cacheFolder, log } = options;
