@@ -62,10 +62,9 @@ export function convertedLayout(
     version,
     headerBytes,
     sizeBytes: headerBytes + sizeBytes,
-    tensors: placed.map((tensor) => ({
-      ...tensor,
-      offsetBytes: headerBytes + tensor.offsetBytes,
-    })),
+    tensors: placed.map(({ name, type, shape, offsetBytes, sizeBytes: size }) => {
+      return { name, type, shape, offsetBytes: headerBytes + offsetBytes, sizeBytes: size };
+    }),
   };
 }
 

@@ -2,11 +2,11 @@ import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
 import { fourBitModel } from '../support/four-bit-model.ts';
 import { runtimeContract } from './runtime-contract.ts';
 
-// Steps multiply by blocks of four bits, in float32's precision: inputs keep about 16 bits of the
-// largest in their block. Seen: logits up to 3e-5 from an exact computation.
+// The models' values are those of their blocks, so what is seen is the inputs' rounding in steps,
+// to about 16 bits of the largest in a block of 32: logits of up to 13 are off by up to 2e-3.
 runtimeContract(
   'ort-cpu in four bits',
   (model) => createOrtCpuRuntime(model, { threads: 2 }),
-  { logits: 1e-3, rows: 1e-4, scores: 2e-5 },
+  { logits: 4e-3, rows: 1e-4, scores: 2e-5 },
   fourBitModel,
 );

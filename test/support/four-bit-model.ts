@@ -58,7 +58,7 @@ function asQ41(folder: string, refs: readonly TensorRef[]): readonly SourceTenso
   const sources = refs.map(({ name, shape, ...ref }): SourceTensor => {
     const plain = { name, shape, interleavedHeads: undefined, roundToHalf: false };
     const isMatrix =
-      /_proj\.weight$/.test(name) && defined(shape[1], 'columns') % blockValues === 0;
+      name.endsWith('_proj.weight') && defined(shape[1], 'columns') % blockValues === 0;
     if (!isMatrix) return { ...plain, ...ref, encoding: 'F32' };
     const bytes = quantizeQ41(valuesAt(ref));
     pieces.push(bytes);
