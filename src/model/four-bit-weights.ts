@@ -107,16 +107,21 @@ function partsOf({
 
 async function* groupBytes(groups: readonly Group[]): ConvertedBytes {
   const source = sourceBytes(groups.flatMap(({ members }) => members));
-  for (const { members, rows, columns } of groups) {
-    const matrix = fourBitMatrix((rows * columns) / fourBitBlock.values);
-    let first = 0;
-    for (const member of members) {
-      const next = await source.next();
-      assert(next.done !== true && next.value.tensor === member, 'tensors come in order');
-      takeApart(next.value.bytes, matrix, first);
-      first += blocksIn(next.value.bytes);
+  try {
+    for (const { members, rows, columns } of groups) {
+      const matrix = fourBitMatrix((rows * columns) / fourBitBlock.values);
+      let first = 0;
+      for (const member of members) {
+        const next = await source.next();
+        assert(next.done !== true && next.value.tensor === member, 'tensors come in order');
+        takeApart(next.value.bytes, matrix, first);
+        first += blocksIn(next.value.bytes);
+      }
+      yield* bytesOf(matrix);
     }
-    yield* bytesOf(matrix);
+  } finally {
+    // Closes the files it reads: nobody asks for what comes after the last tensor.
+    await source.return();
   }
 }
 
