@@ -72,6 +72,7 @@ async function startParts(
   const engine = startEngine({
     model: config.model,
     cacheFolder: config.cache,
+    decodeWeights: config.decodeWeights,
     storeFolder: config.data,
     storeMaxBytes: config.storeMaxBytes,
     poolBytes: poolBytes(config.poolBytes),

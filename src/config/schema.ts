@@ -41,6 +41,9 @@ export const configSchema = z.strictObject({
     'Model: a folder, a GGUF file, a hub id, or an embedded model (reader, reader-mini).',
   ),
   device: choice(['auto', 'cpu', 'cuda']).describe('Device that runs the model.'),
+  decodeWeights: choice(['f32', 'q4', 'auto']).describe(
+    'What decode steps multiply by: float32 weights, the 4-bit blocks of a Q4_1 GGUF, or either.',
+  ),
   cache: text('a folder').describe('Folder of converted weights and downloads.'),
   poolBytes: bytes(0).describe(
     'Most bytes of contexts kept loaded in memory; 0: half of what is free.',
@@ -85,6 +88,8 @@ export function defaultConfig(cacheFolder: string): Config {
     storeMaxBytes: 10_240 * mebibyte,
     model: 'reader',
     device: 'auto',
+    // With several running answers four bits gain nothing, with sixteen they are slower.
+    decodeWeights: 'f32',
     cache: cacheFolder,
     // The other half is for the model, for ingesting, and for the store's pages.
     poolBytes: 0,

@@ -88,8 +88,8 @@ export class EngineHost {
 
   /** @throws ReadonceError of the model, the store or the runtime */
   static async start(options: EngineOptions, logger: Logger): Promise<EngineHost> {
-    const { model, cacheFolder } = options;
-    const checkpoint = await loadCheckpoint({ model, cacheFolder, log: logger });
+    const { model, cacheFolder, decodeWeights } = options;
+    const checkpoint = await loadCheckpoint({ model, cacheFolder, decodeWeights, log: logger });
     const store = await openContextStore({
       folder: options.storeFolder,
       maxBytes: options.storeMaxBytes,

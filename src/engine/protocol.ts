@@ -2,6 +2,7 @@ import type { CompressionSpec } from '../core/compression-spec.ts';
 import type { ContextUsage, StoredContext } from '../core/context.ts';
 import type { SerializedError } from '../core/errors.ts';
 import type { KvLayout } from '../core/kv-layout.ts';
+import type { DecodeWeights } from '../model/checkpoint.ts';
 import type { LogLevel } from '../observability/logger.ts';
 
 /**
@@ -187,6 +188,8 @@ export interface EngineOptions {
   readonly model: string;
   /** Converted weights and downloads. */
   readonly cacheFolder: string;
+  /** As `READONCE_DECODE_WEIGHTS`; default `f32`. */
+  readonly decodeWeights?: DecodeWeights | undefined;
   /** The store's folder; the server has it open too. */
   readonly storeFolder: string;
   /** Quota of the store, bytes. */

@@ -1,15 +1,21 @@
 import { basename } from 'node:path';
 import { defined } from '../core/assert.ts';
 import type { ModelConfig } from '../model/config.ts';
-import type { TensorRef } from '../model/checkpoint.ts';
+import type { FourBitLinear, TensorRef } from '../model/checkpoint.ts';
 import { ropeTables } from '../model/rope.ts';
+import { Float32Linears, FourBitLinears, product, type Linears } from './linears.ts';
 import { OnnxModel } from './onnx-model.ts';
 
 /** What a graph is authored from. */
 export interface GraphSource {
   readonly config: ModelConfig;
   readonly tensors: ReadonlyMap<string, TensorRef>;
+  /** For graphs that multiply by four-bit blocks. */
+  readonly fourBit?: ReadonlyMap<string, FourBitLinear> | undefined;
 }
+
+/** What a graph multiplies by in its layers: the float32 values, or four-bit blocks of them. */
+export type LinearPrecision = 'float32' | 'fourBit';
 
 /** Queries, keys and values of a layer's tokens, `[1, T, heads · headDim]`, q and k rotated. */
 export interface Projections {
@@ -32,13 +38,19 @@ export class DecoderBlocks {
   readonly model = new OnnxModel();
   readonly config: ModelConfig;
   readonly #tensors: ReadonlyMap<string, TensorRef>;
+  readonly #linears: Linears;
   readonly #positions: string;
   readonly #cos: string;
   readonly #sin: string;
 
-  constructor(source: GraphSource) {
+  constructor(source: GraphSource, precision: LinearPrecision = 'float32') {
     this.config = source.config;
     this.#tensors = source.tensors;
+    const linears = new Float32Linears(this.model, source.tensors);
+    this.#linears =
+      precision === 'float32'
+        ? linears
+        : new FourBitLinears(this.model, defined(source.fourBit, 'four-bit weights'), linears);
     this.#positions = this.model.input('position_ids', 'int64', [1, 'tokens']);
     const tables = ropeTables(source.config);
     const dims = [source.config.contextLength, source.config.headDim / 2];
@@ -62,42 +74,45 @@ export class DecoderBlocks {
 
   project(layer: number, normalized: string): Projections {
     const { queryHeads, kvHeads, attentionBias } = this.config;
-    const linear = (name: string): string =>
-      this.#linear(layerTensor(layer, `self_attn.${name}`), normalized, attentionBias);
+    const names = ['q_proj', 'k_proj', 'v_proj'].map((name) =>
+      layerTensor(layer, `self_attn.${name}`),
+    );
+    const [query, key, value] = this.#multiply(normalized, names, attentionBias);
     return {
-      query: this.#rotate(linear('q_proj'), queryHeads),
-      key: this.#rotate(linear('k_proj'), kvHeads),
-      value: linear('v_proj'),
+      query: this.#rotate(defined(query, 'queries'), queryHeads),
+      key: this.#rotate(defined(key, 'keys'), kvHeads),
+      value: defined(value, 'values'),
     };
   }
 
   /** Attention output projection, feed-forward block, and the next layer's (or the final) norm. */
   finishLayer(layer: number, state: LayerState, attention: string): LayerState {
     const { attentionBias, feedForwardBias, layers } = this.config;
-    const projected = this.#linear(
-      layerTensor(layer, 'self_attn.o_proj'),
-      attention,
-      attentionBias,
-    );
+    const output = layerTensor(layer, 'self_attn.o_proj');
+    const [projected] = this.#multiply(attention, [output], attentionBias);
     const inner = this.#addAndNormalize(
       state.residual,
-      projected,
+      defined(projected, 'projection'),
       layerTensor(layer, 'post_attention_layernorm.weight'),
     );
-    const linear = (name: string, input: string): string =>
-      this.#linear(layerTensor(layer, `mlp.${name}`), input, feedForwardBias);
-    const gate = this.model.node('QuickGelu', [linear('gate_proj', inner.normalized)], {
+    const multiply = (input: string, ...names: readonly string[]): readonly string[] => {
+      const ofLayer = names.map((name) => layerTensor(layer, `mlp.${name}`));
+      return this.#multiply(input, ofLayer, feedForwardBias);
+    };
+    const [gate, up] = multiply(inner.normalized, 'gate_proj', 'up_proj');
+    const activated = this.model.node('QuickGelu', [defined(gate, 'gate')], {
       microsoft: true,
       attributes: { alpha: { float: 1 } },
     });
-    const gated = this.model.node('Mul', [gate, linear('up_proj', inner.normalized)]);
+    const gated = this.model.node('Mul', [activated, defined(up, 'up')]);
+    const [down] = multiply(gated, 'down_proj');
     const next = layer + 1 < layers ? layerTensor(layer + 1, 'input_layernorm.weight') : finalNorm;
-    return this.#addAndNormalize(inner.residual, linear('down_proj', gated), next);
+    return this.#addAndNormalize(inner.residual, defined(down, 'down'), next);
   }
 
   /** Logits `[1, rows, vocabulary]` of final hidden states. */
   head(hidden: string): string {
-    return this.#matmul(hidden, this.#weight(this.config.tiedHead ? embedding : 'lm_head.weight'));
+    return product(this.model, hidden, this.#tensor(this.config.tiedHead ? embedding : headName));
   }
 
   #addAndNormalize(residual: string, update: string, norm: string): LayerState {
@@ -117,24 +132,25 @@ export class DecoderBlocks {
     });
   }
 
-  #linear(name: string, input: string, bias: boolean): string {
-    const product = this.#matmul(input, this.#weight(`${name}.weight`));
-    return bias ? this.model.node('Add', [product, this.#weight(`${name}.bias`)]) : product;
-  }
-
-  #matmul(input: string, weight: string): string {
-    return this.model.node('FusedMatMul', [input, weight], {
-      microsoft: true,
-      attributes: { transB: 1 },
-    });
+  #multiply(input: string, names: readonly string[], bias: boolean): readonly string[] {
+    const products = this.#linears.multiply(input, names);
+    if (!bias) return products;
+    return products.map((each, i) =>
+      this.model.node('Add', [each, this.#weight(`${defined(names[i], 'a name')}.bias`)]),
+    );
   }
 
   #weight(name: string): string {
-    const tensor = defined(this.#tensors.get(name), `tensor ${name}`);
+    const tensor = this.#tensor(name);
     return this.model.weight(tensor, basename(tensor.file));
+  }
+
+  #tensor(name: string): TensorRef {
+    return defined(this.#tensors.get(name), `tensor ${name}`);
   }
 }
 
+const headName = 'lm_head.weight';
 const embedding = 'model.embed_tokens.weight';
 const finalNorm = 'model.norm.weight';
 

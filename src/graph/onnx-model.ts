@@ -52,7 +52,7 @@ message ModelProto {
 const modelProto = protobuf.parse(schema, { keepCase: true }).root.lookupType('ModelProto');
 
 /** ONNX's numbers for the element types we use. */
-export const onnxType = { float32: 1, int32: 6, int64: 7, bool: 9 } as const;
+export const onnxType = { float32: 1, uint8: 2, int32: 6, int64: 7, bool: 9 } as const;
 /** An element type of tensors, by our name for it. */
 export type OnnxType = keyof typeof onnxType;
 
@@ -120,7 +120,7 @@ export class OnnxModel {
     if (!this.#initializers.has(tensor.name)) {
       this.#initializers.set(tensor.name, {
         dims: tensor.shape,
-        data_type: onnxType.float32,
+        data_type: onnxType[tensor.type ?? 'float32'],
         name: tensor.name,
         external_data: [
           { key: 'location', value: location },

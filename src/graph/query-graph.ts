@@ -1,9 +1,16 @@
-import { DecoderBlocks, type GraphSource, type Projections } from './decoder-blocks.ts';
+import {
+  DecoderBlocks,
+  type GraphSource,
+  type LinearPrecision,
+  type Projections,
+} from './decoder-blocks.ts';
 
 /** What is fixed in a graph: another number of contexts takes another graph. */
 export interface QueryGraphOptions {
   /** Contexts that the requests of one call share. */
   readonly contexts: number;
+  /** Default `float32`. */
+  readonly linears?: LinearPrecision | undefined;
 }
 
 /**
@@ -38,7 +45,7 @@ export interface QueryGraphOptions {
  * in another way for the last elements of a tensor than for those before.
  */
 export function queryGraph(source: GraphSource, options: QueryGraphOptions): Uint8Array {
-  const blocks = new DecoderBlocks(source);
+  const blocks = new DecoderBlocks(source, options.linears);
   const { model } = blocks;
   const { layers, vocabSize } = source.config;
   const attention = new SharedAttention(blocks, options.contexts);

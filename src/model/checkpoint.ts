@@ -1,7 +1,7 @@
 import type { ModelConfig } from './config.ts';
 import type { TemplateMessage } from './template-renderer.ts';
 
-/** Where one tensor's float32 values lie, so that every graph can map the same bytes. */
+/** Where one tensor's values lie, so that every graph can map the same bytes. */
 export interface TensorRef {
   /** Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
   readonly name: string;
@@ -9,10 +9,34 @@ export interface TensorRef {
   readonly shape: readonly number[];
   /** Absolute path of the file that holds the values. */
   readonly file: string;
-  /** Byte range in `file`: `[offsetBytes, offsetBytes + sizeBytes)`, little-endian float32. */
+  /** Byte range in `file`: `[offsetBytes, offsetBytes + sizeBytes)`, little-endian. */
   readonly offsetBytes: number;
   readonly sizeBytes: number;
+  /** Default `float32`. */
+  readonly type?: 'float32' | 'uint8' | undefined;
 }
+
+/**
+ * Linear weights that multiply one input, in four-bit blocks of 32 inputs, for the products of
+ * decode steps. With the numbers q of a block a weight is `scale · (q − 8) + shift`.
+ */
+export interface FourBitLinear {
+  readonly inputs: number;
+  /** Outputs of each matrix, in order. */
+  readonly outputs: readonly number[];
+  /** `[outputs, blocks, 16]` uint8: two numbers a byte, the first in the low half. */
+  readonly codes: TensorRef;
+  /** `[outputs, blocks]` */
+  readonly scales: TensorRef;
+  /** `[outputs, blocks]` */
+  readonly shifts: TensorRef;
+}
+
+/**
+ * What decode steps multiply by: the float32 values, the checkpoint's own four-bit blocks, or those
+ * where it has some (docs/adr/0008-four-bit-decode.md).
+ */
+export type DecodeWeights = 'f32' | 'q4' | 'auto';
 
 /** Text ↔ token ids. Encoding yields no control token: `<|im_end|>` in a text is plain text. */
 export interface Tokenizer {
@@ -57,6 +81,8 @@ export interface Checkpoint {
   readonly config: ModelConfig;
   /** By Hugging Face name. */
   readonly tensors: ReadonlyMap<string, TensorRef>;
+  /** What decode steps multiply by instead, by `fourBitName`; undefined: by `tensors`. */
+  readonly fourBit?: ReadonlyMap<string, FourBitLinear> | undefined;
   readonly tokenizer: Tokenizer;
   readonly template: PromptTemplate;
 }

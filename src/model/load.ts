@@ -3,15 +3,16 @@ import { basename, join, resolve } from 'node:path';
 import { ReadonceError } from '../core/errors.ts';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
 import { createPromptTemplate } from './chat-template.ts';
-import type { Checkpoint } from './checkpoint.ts';
+import type { Checkpoint, DecodeWeights, FourBitLinear } from './checkpoint.ts';
 import { embeddedFolder, embeddedModels } from './embedded.ts';
 import { modelFingerprint, weightsDigest } from './fingerprint.ts';
+import { openFourBitWeights } from './four-bit-weights.ts';
 import { readGguf } from './gguf.ts';
 import { downloadCheckpoint, isHubId } from './hub.ts';
 import { isHfFolder, readHfFolder } from './hf-folder.ts';
 import type { ModelLog } from './log.ts';
 import type { CheckpointSource } from './source.ts';
-import { openWeights } from './weights.ts';
+import { openWeights, type WeightsOptions } from './weights.ts';
 
 /** Which model, and where what is made of its files is kept. */
 export interface LoadOptions {
@@ -22,6 +23,8 @@ export interface LoadOptions {
   readonly model: string;
   /** For converted weights and downloads; outside the store. */
   readonly cacheFolder: string;
+  /** Default `f32`. */
+  readonly decodeWeights?: DecodeWeights | undefined;
   readonly log?: ModelLog | undefined;
 }
 
@@ -32,8 +35,9 @@ const ggufEnding = '.gguf';
  * float32 are converted on the first call (see `openWeights`). Cost: one pass over the weight files
  * for their hash and one over converted ones for their checksum.
  * @throws ReadonceError `invalid_argument` if `model` names nothing or its files are malformed,
- * `unsupported` for what is not built, `storage_full` if converted weights find no room,
- * `engine_unavailable` if a model of the hub cannot be downloaded now
+ * `unsupported` for what is not built and for four-bit weights that the model does not have,
+ * `storage_full` if converted weights find no room, `engine_unavailable` if a model of the hub
+ * cannot be downloaded now
  */
 export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> {
   const { model, cacheFolder, log } = options;
@@ -43,13 +47,16 @@ export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> 
   checkTokenIds(source, tokenizer);
   const template = createPromptTemplate(source.template, tokenizer);
   const digest = await weightsDigest(source.weightFiles);
-  const tensors = await openWeights({ tensors: source.tensors, digest, cacheFolder, log });
+  const weights = { tensors: source.tensors, digest, cacheFolder, log };
+  const tensors = await openWeights(weights);
+  const fourBit = await openFourBit(weights, options);
   return {
     id: embeddedModels.has(model) ? model : basename(path, ggufEnding),
     description: embeddedModels.get(model) ?? describe(source),
     fingerprint: modelFingerprint(source, digest),
     config: source.config,
     tensors,
+    fourBit,
     tokenizer,
     template,
   };
@@ -79,6 +86,21 @@ async function readSource(path: string, model: string): Promise<CheckpointSource
       'a folder with model.safetensors (or its index) or exactly one GGUF file, a .gguf file, ' +
       'or the owner/name of a model of the Hugging Face hub; ' +
       `but got ${model}`,
+  );
+}
+
+async function openFourBit(
+  weights: WeightsOptions,
+  { model, decodeWeights = 'f32' }: LoadOptions,
+): Promise<ReadonlyMap<string, FourBitLinear> | undefined> {
+  if (decodeWeights === 'f32') return undefined;
+  const fourBit = await openFourBitWeights(weights);
+  if (fourBit.size > 0) return fourBit;
+  if (decodeWeights === 'auto') return undefined;
+  throw new ReadonceError(
+    'unsupported',
+    `Expected matrices in Q4_1 for decodeWeights q4 but got a model without any: ${model}. ` +
+      'Set decodeWeights to auto or f32.',
   );
 }
 

@@ -67,19 +67,24 @@ const shapes: Readonly<Record<string, TinyModelOptions>> = {
 /**
  * What every runtime must do, whatever its device: run for each by a test file of its own. The
  * oracle is a textbook decoder that knows neither caches nor chunks.
- * @param factory makes the runtime of a model whose weights lie in a float32 safetensors file.
+ * @param factory makes the runtime of a model whose weights lie in a float32 safetensors file
+ * @param createModel makes the models; default: any float32 values
  */
 export function runtimeContract(
   name: string,
   factory: (model: TinyModel) => Runtime | Promise<Runtime>,
   tolerances: RuntimeTolerances,
+  createModel: (
+    folder: string,
+    options: TinyModelOptions,
+  ) => TinyModel | Promise<TinyModel> = randomModel,
 ): void {
   describe.each(Object.entries(shapes))(`${name}: a model with %s`, (_, shape) => {
     let folder: string;
     let subject: Subject;
     beforeAll(async () => {
       folder = mkdtempSync(join(tmpdir(), 'readonce-runtime-'));
-      const model = randomModel(folder, shape);
+      const model = await createModel(folder, shape);
       subject = { model, runtime: await factory(model), naive: naiveDecoder(model), tolerances };
     });
     afterAll(() => {

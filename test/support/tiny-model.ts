@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createRandom } from '../../src/core/random.ts';
 import type { Random } from '../../src/core/random.ts';
-import type { TensorRef } from '../../src/model/checkpoint.ts';
+import type { FourBitLinear, TensorRef } from '../../src/model/checkpoint.ts';
 import type { Llama3RopeScaling, ModelConfig } from '../../src/model/config.ts';
 
 export interface TinyModelOptions {
@@ -24,6 +24,8 @@ export interface TinyModel {
   readonly config: ModelConfig;
   /** By Hugging Face name, all in one float32 safetensors file. */
   readonly tensors: ReadonlyMap<string, TensorRef>;
+  /** As `Checkpoint.fourBit`. */
+  readonly fourBit?: ReadonlyMap<string, FourBitLinear> | undefined;
 }
 
 /**

@@ -64,6 +64,7 @@ describe('sources', () => {
       storeMaxBytes: '2097152',
       model: 'reader-mini',
       device: 'cpu',
+      decodeWeights: 'auto',
       cache: resolve('/c'),
       poolBytes: '2097153',
       method: 'none',

@@ -17,7 +17,7 @@ let environment: OrtEnvironment;
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'readonce-onnx-'));
-  environment = new OrtEnvironment(loadOrt(), { threads: 1, tensors: new Map() });
+  environment = new OrtEnvironment(loadOrt(), { threads: 1, tensors: [] });
 });
 afterAll(() => {
   environment.close();

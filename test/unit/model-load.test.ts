@@ -123,6 +123,16 @@ describe('a model', () => {
     });
   });
 
+  it('without four-bit blocks is refused if steps must decode by them', async () => {
+    const options = { model: 'reader-mini', cacheFolder };
+    await expect(loadCheckpoint({ ...options, decodeWeights: 'q4' })).rejects.toMatchObject({
+      code: 'unsupported',
+      message: expect.stringMatching(/Q4_1.*reader-mini.*auto or f32/) as string,
+    });
+    const checkpoint = await loadCheckpoint({ ...options, decodeWeights: 'auto' });
+    expect(checkpoint.fourBit).toBeUndefined();
+  });
+
   it('in a folder with two GGUF files is refused', async () => {
     const folder = join(folderOf(), 'two');
     mkdirSync(folder);

@@ -17,7 +17,7 @@ function openFiles(): readonly string[] {
 }
 
 it('loading the runtime opens no database of usage events', () => {
-  const environment = new OrtEnvironment(loadOrt(), { threads: 1, tensors: new Map() });
+  const environment = new OrtEnvironment(loadOrt(), { threads: 1, tensors: [] });
   expect(openFiles().filter((path) => path.includes('onnxruntime.db'))).toEqual([]);
   environment.close();
 });

@@ -5,6 +5,7 @@ import { denseGraph } from '../../graph/dense-graph.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
 import { queryGraph } from '../../graph/query-graph.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
+import type { TensorRef } from '../../model/checkpoint.ts';
 import { checkTogether } from '../forward-slots.ts';
 import { checkScoreSlice } from '../score-slice.ts';
 import type {
@@ -50,14 +51,14 @@ class OrtCpuRuntime implements Runtime {
   readonly #arena: TailArena;
   /** Pieces of a pass. */
   readonly #layerRanges: readonly LayerRange[];
-  /** By the number of contexts: a decode step repeats a call with other tokens. */
-  readonly #queryCalls = new Map<number, QueryCall>();
+  /** By the session's name: a decode step repeats a call with other tokens. */
+  readonly #queryCalls = new Map<string, QueryCall>();
 
   constructor(source: GraphSource, options: OrtCpuOptions) {
     this.config = source.config;
     this.layout = kvLayout(source.config);
     this.#source = source;
-    this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: source.tensors });
+    this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: tensorsOf(source) });
     this.#arena = new TailArena(this.#environment, this.layout);
     const { layers } = source.config;
     this.#layerRanges = Array.from({ length: Math.ceil(layers / pieceLayers) }, (_, piece) => ({
@@ -71,7 +72,8 @@ class OrtCpuRuntime implements Runtime {
       this.#denseSession('prefill', layers);
       this.#denseSession('score', layers);
     }
-    this.#queryCall(1);
+    this.#queryCall('query', 1);
+    if (this.#source.fourBit !== undefined) this.#queryCall('step', 1);
   }
 
   createDense(capacity: number): DenseCache {
@@ -118,9 +120,10 @@ class OrtCpuRuntime implements Runtime {
     checkTogether(slots);
     const own = slots.map(ownSlot);
     const results = new Map<OwnSlot, Float32Array>();
+    const kind = this.#source.fourBit !== undefined && own.every(isStep) ? 'step' : 'query';
     for (const together of byContexts(own)) {
       const contexts = new Set(together.map(({ context }) => context)).size;
-      const logits = this.#queryCall(roomFor(contexts)).run(together);
+      const logits = this.#queryCall(kind, roomFor(contexts)).run(together);
       for (const [i, slot] of together.entries()) results.set(slot, defined(logits[i], 'logits'));
     }
     return own.map((slot) => defined(results.get(slot), 'logits'));
@@ -143,13 +146,18 @@ class OrtCpuRuntime implements Runtime {
     return this.#session(`${name}.${layers.from}`, () => denseGraph(this.#source, options));
   }
 
-  #queryCall(contexts: number): QueryCall {
-    let call = this.#queryCalls.get(contexts);
+  #queryCall(kind: 'query' | 'step', contexts: number): QueryCall {
+    const name = `${kind}.${contexts}`;
+    let call = this.#queryCalls.get(name);
     if (call === undefined) {
-      const author = (): Uint8Array => queryGraph(this.#source, { contexts });
-      const session = this.#session(`query.${contexts}`, author);
-      call = new QueryCall(session, { config: this.config, arena: this.#arena, contexts });
-      this.#queryCalls.set(contexts, call);
+      const linears = kind === 'step' ? 'fourBit' : 'float32';
+      const author = (): Uint8Array => queryGraph(this.#source, { contexts, linears });
+      call = new QueryCall(this.#session(name, author), {
+        config: this.config,
+        arena: this.#arena,
+        contexts,
+      });
+      this.#queryCalls.set(name, call);
     }
     return call;
   }
@@ -200,6 +208,20 @@ function ownSlot(slot: ForwardSlot): OwnSlot {
   assert(context instanceof OrtContextView, 'a context of this runtime');
   assert(tail instanceof OrtTail, 'a tail of this runtime');
   return { ...slot, context, tail };
+}
+
+/** A decode step: one token behind others. */
+function isStep({ ids, tail }: OwnSlot): boolean {
+  return ids.length === 1 && tail.length > 0;
+}
+
+function tensorsOf({ tensors, fourBit }: GraphSource): readonly TensorRef[] {
+  const parts = [...(fourBit?.values() ?? [])].flatMap(({ codes, scales, shifts }) => [
+    codes,
+    scales,
+    shifts,
+  ]);
+  return [...tensors.values(), ...parts];
 }
 
 /** Numbers of contexts that there are graphs for: each takes a second to make, and memory. */

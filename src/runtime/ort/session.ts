@@ -8,7 +8,7 @@ export interface OrtEnvironmentOptions {
   /** Threads of one operator. */
   readonly threads: number;
   /** The weights that all sessions share. */
-  readonly tensors: ReadonlyMap<string, TensorRef>;
+  readonly tensors: Iterable<TensorRef>;
 }
 
 /** What the sessions of one model share: ONNX Runtime's state, and the weights. */

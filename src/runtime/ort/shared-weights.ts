@@ -11,14 +11,15 @@ export class SharedWeights implements Closeable {
   readonly tensors = new Map<string, OrtTensor>();
   readonly #files = new Map<string, MappedFile>();
 
-  constructor(scope: TensorScope, refs: ReadonlyMap<string, TensorRef>) {
-    for (const ref of refs.values()) {
+  constructor(scope: TensorScope, refs: Iterable<TensorRef>) {
+    for (const ref of refs) {
       let file = this.#files.get(ref.file);
       if (file === undefined) {
         file = mapFile(ref.file);
         this.#files.set(ref.file, file);
       }
-      const memory = { pointer: file.pointer(ref.offsetBytes) };
+      const pointer = file.pointer(ref.offsetBytes);
+      const memory = { pointer, type: ref.type ?? 'float32' };
       this.tensors.set(ref.name, new OrtTensor(scope, memory, ref.shape));
     }
   }

@@ -12,8 +12,9 @@ export interface TensorScope {
   readonly memory: Handle;
 }
 
-/** Float32 values in memory that JS does not own, as of a mapped file; must outlive the value. */
+/** Values in memory that JS does not own, as of a mapped file; must outlive the value. */
 export interface ForeignMemory {
+  readonly type: OnnxType;
   readonly pointer: unknown;
 }
 
@@ -57,12 +58,14 @@ export class OrtTensor<
 
 const elementBytes: Readonly<Record<OnnxType, number>> = {
   float32: 4,
+  uint8: 1,
   int32: 4,
   int64: 8,
   bool: 1,
 };
 
 function elementType(data: TensorData | ForeignMemory): OnnxType {
+  if ('pointer' in data) return data.type;
   if (data instanceof Int32Array) return 'int32';
   if (data instanceof Uint8Array) return 'bool';
   return data instanceof BigInt64Array ? 'int64' : 'float32';
