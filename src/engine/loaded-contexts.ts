@@ -150,7 +150,7 @@ export class LoadedContexts {
       if (entry.users === 0 && this.#leaving.delete(entry)) entry.cache.close();
     }
     this.#givenBack++;
-    for (const resolve of [...this.#waiting]) resolve();
+    for (const resolve of this.#waiting) resolve();
   }
 
   /** How often memory was given back. */
