@@ -42,7 +42,8 @@ export const readingQueue = 'ingestions';
 export const promptQueue = 'prompts';
 
 /**
- * Prefills all but the end of a prompt. Callers take turns in `promptQueue`. Every pair is kept, in float32, and nothing is stored.
+ * Prefills all but the end of a prompt. Callers take turns in `promptQueue`. Every pair is kept,
+ * in float32, and nothing is stored.
  * @throws ReadonceError `out_of_memory`, `overloaded`; the signal's reason
  */
 export async function readPrompt(

@@ -72,6 +72,24 @@ export class DecoderBlocks {
     return { residual, normalized };
   }
 
+  /** The state that a graph of earlier layers left. */
+  resume(): LayerState {
+    const dims = [1, 'tokens', this.config.hiddenSize];
+    return {
+      residual: this.model.input('residual', 'float32', dims),
+      normalized: this.model.input('normalized', 'float32', dims),
+    };
+  }
+
+  /** Hands the state to a graph of later layers. */
+  leave(state: LayerState): void {
+    const dims = [1, 'tokens', this.config.hiddenSize];
+    for (const name of ['residual', 'normalized'] as const) {
+      const outputs = [this.model.output(`${name}_out`, 'float32', dims)];
+      this.model.node('Identity', [state[name]], { outputs });
+    }
+  }
+
   project(layer: number, normalized: string): Projections {
     const { queryHeads, kvHeads, attentionBias } = this.config;
     const names = ['q_proj', 'k_proj', 'v_proj'].map((name) =>

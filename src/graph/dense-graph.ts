@@ -22,26 +22,20 @@ export interface DenseGraphOptions {
  * the call − 1; `total_rows` int32 `[1]`; `past_key.l`, `past_value.l`. With `score` also int64
  * `[1]` `sink_end`, `chunk_start`, `chunk_end`, `pass_start`, `pass_end`; `mask` float32
  * `[group · T, keys]`, 0 where a query sees a key and a large negative number elsewhere, the keys
- * being those of the prefix, the chunk and the pass; and `group_shape` int64 `[3]` = group, T, keys.
+ * being those of the prefix, the chunk and the pass; and `group_shape` int64 `[3]` = group, T,
+ * keys.
  * Outputs: `present_key.l`, `present_value.l`; `residual_out` and `normalized_out`; with `score`
  * `scores.l` `[kvHeads, chunk]`; with `predict` and the last layer `predictions` int64 `[1, T]`.
  */
 export function denseGraph(source: GraphSource, options: DenseGraphOptions): Uint8Array {
   const blocks = new DecoderBlocks(source);
   const { model } = blocks;
-  const { layers, hiddenSize } = source.config;
+  const { layers } = source.config;
   const { from, to } = options.layers;
   const lastRow = model.input('last_row', 'int32', [1]);
   const totalRows = model.input('total_rows', 'int32', [1]);
   const scorer = options.score ? new ScoreOutputs(blocks) : undefined;
-  const dims = [1, 'tokens', hiddenSize];
-  let state =
-    from === 0
-      ? blocks.embed()
-      : {
-          residual: model.input('residual', 'float32', dims),
-          normalized: model.input('normalized', 'float32', dims),
-        };
+  let state = from === 0 ? blocks.embed() : blocks.resume();
   for (let layer = from; layer < to; layer++) {
     const projections = blocks.project(layer, state.normalized);
     const attention = denseAttention(blocks, layer, projections, [lastRow, totalRows]);
@@ -51,10 +45,7 @@ export function denseGraph(source: GraphSource, options: DenseGraphOptions): Uin
     state = blocks.finishLayer(layer, state, attention);
   }
   if (to < layers) {
-    for (const name of ['residual', 'normalized'] as const) {
-      const outputs = [model.output(`${name}_out`, 'float32', dims)];
-      model.node('Identity', [state[name]], { outputs });
-    }
+    blocks.leave(state);
   } else if (options.predict) {
     model.node('ArgMax', [blocks.head(state.normalized)], {
       attributes: { axis: -1, keepdims: 0 },

@@ -9,6 +9,11 @@ import {
 export interface QueryGraphOptions {
   /** Contexts that the requests of one call share. */
   readonly contexts: number;
+  /**
+   * The layers `[from, to)` that the graph computes; default: all. Making a session takes longer
+   * than in proportion to its nodes.
+   */
+  readonly layers?: { readonly from: number; readonly to: number };
   /** Default `float32`. */
   readonly linears?: LinearPrecision | undefined;
 }
@@ -37,7 +42,11 @@ export interface QueryGraphOptions {
  *   `request_order` int64 `[N]`, the inverse, and `context_queries` int64 `[contexts]`, rows of
  *   queries on each.
  *
- * Outputs: `tail_…_out` of the same, and `logits` float32 `[1, R, vocabulary]`.
+ * A graph of later layers takes `residual` and `normalized` float32 `[1, N, hidden]` in the place
+ * of the tokens.
+ *
+ * Outputs: `tail_…_out` of the same; `residual_out` and `normalized_out` where layers are left,
+ * else `logits` float32 `[1, R, vocabulary]`.
  *
  * A request's result does not depend on the others, to the last bit: rows do not meet in any
  * operator but the matrix products, where a row has the same bits whatever the other rows are, and
@@ -48,11 +57,16 @@ export function queryGraph(source: GraphSource, options: QueryGraphOptions): Uin
   const blocks = new DecoderBlocks(source, options.linears);
   const { model } = blocks;
   const { layers, vocabSize } = source.config;
+  const { from, to } = options.layers ?? { from: 0, to: layers };
   const attention = new SharedAttention(blocks, options.contexts);
-  let state = blocks.embed();
-  for (let layer = 0; layer < layers; layer++) {
+  let state = from === 0 ? blocks.embed() : blocks.resume();
+  for (let layer = from; layer < to; layer++) {
     const projections = blocks.project(layer, state.normalized);
     state = blocks.finishLayer(layer, state, attention.add(layer, projections));
+  }
+  if (to < layers) {
+    blocks.leave(state);
+    return model.encode();
   }
   const lastTokens = model.input('last_tokens', 'int64', ['requests']);
   const hidden = model.node('Gather', [state.normalized, lastTokens], { attributes: { axis: 1 } });

@@ -60,11 +60,7 @@ class OrtCpuRuntime implements Runtime {
     this.#source = source;
     this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: tensorsOf(source) });
     this.#arena = new TailArena(this.#environment, this.layout);
-    const { layers } = source.config;
-    this.#layerRanges = Array.from({ length: Math.ceil(layers / pieceLayers) }, (_, piece) => ({
-      from: piece * pieceLayers,
-      to: Math.min(layers, (piece + 1) * pieceLayers),
-    }));
+    this.#layerRanges = rangesOf(source.config.layers, pieceLayers);
   }
 
   warm(): void {
@@ -151,8 +147,14 @@ class OrtCpuRuntime implements Runtime {
     let call = this.#queryCalls.get(name);
     if (call === undefined) {
       const linears = kind === 'step' ? 'fourBit' : 'float32';
-      const author = (): Uint8Array => queryGraph(this.#source, { contexts, linears });
-      call = new QueryCall(this.#session(name, author), {
+      const stages = rangesOf(this.config.layers, stageLayers).map((layers) => ({
+        layers,
+        session: this.#session(`${name}.${layers.from}`, () =>
+          queryGraph(this.#source, { contexts, linears, layers }),
+        ),
+      }));
+      call = new QueryCall(this.#environment, {
+        stages,
         config: this.config,
         arena: this.#arena,
         contexts,
@@ -199,6 +201,19 @@ class OrtCpuRuntime implements Runtime {
  * step takes all of them, so that running answers hardly feel a document being read.
  */
 const pieceLayers = 2;
+
+/**
+ * Layers of one graph of a query call. Time to make a session grows with the square of its inputs:
+ * one of all layers over eight contexts would hold answers up for seconds.
+ */
+const stageLayers = 5;
+
+function rangesOf(layers: number, each: number): readonly LayerRange[] {
+  return Array.from({ length: Math.ceil(layers / each) }, (_, range) => ({
+    from: range * each,
+    to: Math.min(layers, (range + 1) * each),
+  }));
+}
 
 /** Far below any logit, yet finite when a logit is added. */
 const hidden = -1e30;

@@ -2,6 +2,7 @@ import { defined } from '../../core/assert.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import { firstTokens, type ForwardSlot } from '../runtime.ts';
 import type { OrtContextView } from './context-cache.ts';
+import type { LayerRange } from './dense-call.ts';
 import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTail, TailArena } from './tail-arena.ts';
 import type { OrtTensor } from './tensor.ts';
@@ -10,6 +11,17 @@ import type { OrtTensor } from './tensor.ts';
 export interface OwnSlot extends ForwardSlot {
   readonly context: OrtContextView;
   readonly tail: OrtTail;
+}
+
+/** The graph of some layers. */
+export interface QueryStage {
+  readonly session: OrtSession;
+  readonly layers: LayerRange;
+}
+
+interface Stage {
+  readonly binding: OrtBinding;
+  readonly layers: LayerRange;
 }
 
 /** What the shapes of the small inputs depend on. */
@@ -40,7 +52,7 @@ export class QueryCall {
   readonly #environment: OrtEnvironment;
   readonly #config: ModelConfig;
   readonly #arena: TailArena;
-  readonly #binding: OrtBinding;
+  readonly #stages: readonly Stage[];
   /** Contexts that the graph has room for. */
   readonly #contexts: number;
   readonly #boundViews: OrtContextView[] = [];
@@ -48,18 +60,23 @@ export class QueryCall {
   #inputs: CallInputs | undefined;
 
   constructor(
-    session: OrtSession,
+    environment: OrtEnvironment,
     options: {
+      /** One after another, all layers. */
+      readonly stages: readonly QueryStage[];
       readonly config: ModelConfig;
       readonly arena: TailArena;
       readonly contexts: number;
     },
   ) {
-    this.#environment = session.environment;
+    this.#environment = environment;
     this.#config = options.config;
     this.#arena = options.arena;
     this.#contexts = options.contexts;
-    this.#binding = session.bind();
+    this.#stages = options.stages.map(({ session, layers }) => ({
+      layers,
+      binding: session.bind(),
+    }));
   }
 
   /**
@@ -85,13 +102,13 @@ export class QueryCall {
       tailRows: Math.ceil(rows / columnStep) * columnStep,
     });
     inputs.fill(ordered, views);
-    this.#binding.run();
+    for (const { binding } of this.#stages) binding.run();
     for (const { tail, ids } of slots) tail.append(ids.length);
     return tails.map((tail) => inputs.logitsOf(arrangement.tails.indexOf(tail)));
   }
 
   close(): void {
-    this.#binding.close();
+    for (const { binding } of this.#stages) binding.close();
     this.#inputs?.close();
   }
 
@@ -104,8 +121,9 @@ export class QueryCall {
       ['tail_value', values],
     ] as const) {
       for (const [layer, tensor] of tensors.entries()) {
-        this.#binding.input(`${name}.${layer}`, tensor);
-        this.#binding.output(`${name}_out.${layer}`, tensor);
+        const binding = this.#bindingOf(layer);
+        binding.input(`${name}.${layer}`, tensor);
+        binding.output(`${name}_out.${layer}`, tensor);
       }
     }
     this.#boundTails = key;
@@ -118,13 +136,20 @@ export class QueryCall {
       const view = defined(views[Math.min(context, views.length - 1)], 'a context');
       if (this.#boundViews[context] === view) continue;
       for (let head = 0; head < layers * kvHeads; head++) {
-        const name = `${context}.${Math.floor(head / kvHeads)}.${head % kvHeads}`;
+        const layer = Math.floor(head / kvHeads);
+        const name = `${context}.${layer}.${head % kvHeads}`;
+        const binding = this.#bindingOf(layer);
         const [key, value] = [view.keyTensors[head], view.valueTensors[head]];
-        this.#binding.input(`context_key.${name}`, defined(key, `head ${head}`));
-        this.#binding.input(`context_value.${name}`, defined(value, `head ${head}`));
+        binding.input(`context_key.${name}`, defined(key, `head ${head}`));
+        binding.input(`context_value.${name}`, defined(value, `head ${head}`));
       }
       this.#boundViews[context] = view;
     }
+  }
+
+  #bindingOf(layer: number): OrtBinding {
+    const stage = this.#stages.find(({ layers }) => layer >= layers.from && layer < layers.to);
+    return defined(stage, `the stage of layer ${layer}`).binding;
   }
 
   #inputsFor(shape: CallShape): CallInputs {
@@ -134,10 +159,16 @@ export class QueryCall {
         config: this.#config,
         contexts: this.#contexts,
       });
-      this.#inputs.bind(this.#binding);
+      this.#inputs.bind(this.#stages.map(({ binding }) => binding));
     }
     return this.#inputs;
   }
+}
+
+/** The residual stream and its normalised copy, `[1, N, hidden]`. */
+interface LayerTensors {
+  readonly residual: OrtTensor;
+  readonly normalized: OrtTensor;
 }
 
 /** The small tensors of a call: rewritten for each, replaced when a shape changes. */
@@ -158,6 +189,7 @@ class CallInputs {
   readonly #logits: Float32Array;
   readonly #tensors: Readonly<Record<string, OrtTensor>>;
   readonly #logitsTensor: OrtTensor;
+  readonly #states: readonly LayerTensors[];
 
   constructor(
     environment: OrtEnvironment,
@@ -199,6 +231,13 @@ class CallInputs {
       }),
     };
     this.#logitsTensor = environment.tensor(this.#logits, [1, requests, config.vocabSize]);
+    const hiddenTensor = (): OrtTensor =>
+      environment.tensor(new Float32Array(tokens * config.hiddenSize), [
+        1,
+        tokens,
+        config.hiddenSize,
+      ]);
+    this.#states = [0, 1].map(() => ({ residual: hiddenTensor(), normalized: hiddenTensor() }));
   }
 
   fits(shape: CallShape): boolean {
@@ -210,9 +249,20 @@ class CallInputs {
     );
   }
 
-  bind(binding: OrtBinding): void {
-    for (const [name, tensor] of Object.entries(this.#tensors)) binding.input(name, tensor);
-    binding.output('logits', this.#logitsTensor);
+  /** Binds the stages, each to the state that the one before leaves. */
+  bind(stages: readonly OrtBinding[]): void {
+    for (const [stage, binding] of stages.entries()) {
+      const isLast = stage === stages.length - 1;
+      for (const [name, tensor] of Object.entries(this.#tensors)) {
+        const isThere = (name !== 'input_ids' || stage === 0) && (name !== 'last_tokens' || isLast);
+        if (isThere) binding.input(name, tensor);
+      }
+      for (const name of ['residual', 'normalized'] as const) {
+        if (stage > 0) binding.input(name, this.#state(stage - 1)[name]);
+        if (!isLast) binding.output(`${name}_out`, this.#state(stage)[name]);
+      }
+      if (isLast) binding.output('logits', this.#logitsTensor);
+    }
   }
 
   fill(slots: readonly OwnSlot[], views: readonly OrtContextView[]): void {
@@ -237,6 +287,11 @@ class CallInputs {
     this.#fillAbsent(slots);
   }
 
+  /** What a stage leaves: two are in use at a time. */
+  #state(stage: number): LayerTensors {
+    return defined(this.#states[stage % this.#states.length], 'the state of a stage');
+  }
+
   /** The logits of a request, copied. */
   logitsOf(request: number): Float32Array {
     const { vocabSize } = this.#config;
@@ -246,6 +301,10 @@ class CallInputs {
   close(): void {
     for (const tensor of Object.values(this.#tensors)) tensor.close();
     this.#logitsTensor.close();
+    for (const { residual, normalized } of this.#states) {
+      residual.close();
+      normalized.close();
+    }
   }
 
   #fillOrder(slots: readonly OwnSlot[], views: readonly OrtContextView[]): void {
