@@ -88,7 +88,7 @@ export function defaultConfig(cacheFolder: string): Config {
     storeMaxBytes: 10_240 * mebibyte,
     model: 'reader',
     device: 'auto',
-    // With several running answers four bits gain nothing, with sixteen they are slower.
+    // With eight running answers or more, four bits are slower.
     decodeWeights: 'f32',
     cache: cacheFolder,
     // The other half is for the model, for ingesting, and for the store's pages.
