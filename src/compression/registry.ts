@@ -8,7 +8,7 @@ import { kvzip } from './methods/kvzip.ts';
 import { none } from './methods/none.ts';
 import { random } from './methods/random.ts';
 import { streamingLlm } from './methods/streaming-llm.ts';
-import type { Precision } from './precision.ts';
+import type { Precision } from '../core/precision.ts';
 import { f16 } from './precision/f16.ts';
 import { f32 } from './precision/f32.ts';
 import { int8 } from './precision/int8.ts';

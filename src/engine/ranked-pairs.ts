@@ -1,5 +1,5 @@
 import type { KeptPairs } from '../compression/budget.ts';
-import type { Precision } from '../compression/precision.ts';
+import type { Precision } from '../core/precision.ts';
 import type { DenseCache } from '../runtime/runtime.ts';
 import type { HeadPairs, HeadRanking } from '../../storage/context-store.ts';
 

@@ -1,4 +1,5 @@
 import type { KvLayout } from '../core/kv-layout.ts';
+import type { EncodedPairs, Precision } from '../core/precision.ts';
 import type { ModelConfig } from '../model/config.ts';
 
 /**
@@ -12,11 +13,18 @@ export interface DenseCache {
   /** Forgets the rows from `length` on. */
   truncate(length: number): void;
   /**
-   * Rows `[start, end)` of one head, `[end − start, headDim]` float32. May be a view: do not write,
-   * and do not keep it past the next call that appends.
+   * The pairs of these rows of one head, in this order, encoded as they are stored. The caller owns
+   * the bytes.
+   * @throws ReadonceError `unsupported` (values that the precision cannot hold)
+   */
+  pairs(head: number, rows: Uint32Array, precision: Precision): EncodedPairs;
+  /**
+   * The keys of rows `[start, end)` of one head, `[end − start, headDim]` float32, for scoring
+   * methods that look at them. Slow where they are copied from a device. May be a view: do not
+   * write, and do not keep it past the next call that appends.
    */
   keys(head: number, start: number, end: number): Float32Array;
-  values(head: number, start: number, end: number): Float32Array;
+  /** Gives its memory back; idempotent. */
   close(): void;
 }
 
@@ -27,11 +35,20 @@ export interface DenseCache {
 export interface ContextCache {
   /** Rows of each head in memory, `[layers · kvHeads]`. */
   readonly lengths: Uint32Array;
-  /** Bytes of host or device memory held. */
+  /** Bytes of host or device memory held: `Runtime.rowBytes` a row, and what fills up pages. */
   readonly sizeBytes: number;
-  /** The head's rows, `[lengths[head], headDim]` float32, to be filled by the loader. */
-  keys(head: number): Float32Array;
-  values(head: number): Float32Array;
+  /**
+   * Fills rows of one head from `firstRow` on. Views that are opened after the call see them. The
+   * bytes may be overwritten once it returns, and need not be aligned.
+   * @param pairs a piece of what is stored, in `precision`
+   */
+  write(head: number, firstRow: number, pairs: EncodedPairs, precision: Precision): void;
+  /**
+   * Fills the first rows of each head with all rows of another context of the same runtime, which
+   * has as many at most. Views that are opened after the call see them. `other` may have open
+   * views, and stays as it is.
+   */
+  copyFrom(other: ContextCache): void;
   /**
    * What queries attend to: the first `lengths[head]` of the rows held. Open views share their
    * rows; the more queries share one view, the less is read. Costs no copy.
@@ -39,10 +56,11 @@ export interface ContextCache {
   view(lengths: Uint32Array): ContextView;
   /**
    * Takes or gives back memory. A head's first rows stay, as many as it had and has; those beyond
-   * are uninitialised until the caller fills them. No view may be open. Copies every row that
+   * are uninitialised until the caller fills them. No view may be open. May copy every row that
    * stays, one head after another; after an error only `close` is allowed.
    */
   resize(lengths: Uint32Array): void;
+  /** Closes its views, too; idempotent. */
   close(): void;
 }
 
@@ -81,6 +99,22 @@ export interface ForwardSlot {
   readonly startPosition: number;
 }
 
+/**
+ * The next-token logits of one slot of a forward call, `[vocabSize]`. They can be asked until the
+ * second `forward` call after the one that returned them: the engine computes a step and first
+ * questions in one turn before answers see either, and keeps nothing for longer.
+ */
+export interface Logits {
+  /**
+   * Index of the largest of `values()`, the lowest one if tied. Cheap: it is all that greedy
+   * decoding asks for.
+   * @throws AssertionError if the largest is not a finite number
+   */
+  argmax(): number;
+  /** All of them, float32. May copy from the device. Do not write. */
+  values(): Float32Array;
+}
+
 /** Some of the tokens of a reconstruction pass (docs/methods.md, `kvzip`). */
 export interface ScoreSlice {
   /** Tokens of the slice, appended behind what `cache` holds. */
@@ -116,11 +150,28 @@ export interface Runtime {
   readonly name: string;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
+  /** Where its loaded contexts and tails are. */
+  readonly memory: 'host' | 'device';
+  /** Bytes that one pair takes there: the key and the value of one token in one head. */
+  readonly rowBytes: number;
+  /**
+   * Tokens that best go through the model together in an ingestion, prefill or reconstruction: many
+   * for the speed of matrix products; their number bounds the memory of a call.
+   */
+  readonly sliceTokens: number;
+  /** Bytes of its memory that loaded contexts and tails may take, unless configured: asked once. */
+  defaultPoolBytes(): number;
   /** Prepares what would delay the first calls; idempotent, takes up to seconds. */
   warm(): void;
   createDense(capacity: number): DenseCache;
   /** Rows are uninitialised until the caller fills them. */
   createContext(lengths: Uint32Array): ContextCache;
+  /**
+   * All rows of a dense cache as a context, as the model computed them: not rounded to a stored
+   * precision beyond what the runtime itself holds. The dense cache is closed, its memory may
+   * become the context's: make it with the capacity that is needed.
+   */
+  contextOf(cache: DenseCache): ContextCache;
   createTail(): Tail;
   /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
   prefill(cache: DenseCache, ids: Int32Array): Pieces;
@@ -130,12 +181,11 @@ export interface Runtime {
    */
   score(cache: DenseCache, slice: ScoreSlice): Pieces;
   /**
-   * Appends each slot's tokens to its tail and returns, per slot, the logits `[vocabSize]` after
-   * its last token. Tails are distinct, contexts need not be. Several slots are either a step, one
+   * Appends each slot's tokens to its tail and returns, per slot, the logits after its last token. Tails are distinct, contexts need not be. Several slots are either a step, one
    * token each behind tails that have some, or begin their tails with at most `firstTokens` each.
    * A slot's result does not depend on the others, to the last bit.
    * @throws ReadonceError `out_of_memory`
    */
-  forward(slots: readonly ForwardSlot[]): readonly Float32Array[];
+  forward(slots: readonly ForwardSlot[]): readonly Logits[];
   close(): void;
 }

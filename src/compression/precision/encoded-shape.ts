@@ -1,5 +1,5 @@
 import { assert } from '../../core/assert.ts';
-import type { Precision } from '../precision.ts';
+import type { Precision } from '../../core/precision.ts';
 
 /** Both sides of an encoding, whichever of them is being written. */
 export interface EncodedShape {

@@ -1,4 +1,4 @@
-import type { Precision } from '../precision.ts';
+import type { Precision } from '../../core/precision.ts';
 import { assertEncodedShape } from './encoded-shape.ts';
 
 const elementBytes = Float32Array.BYTES_PER_ELEMENT;

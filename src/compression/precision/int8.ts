@@ -1,5 +1,5 @@
 import { halfToFloat } from '../../core/half.ts';
-import type { Precision } from '../precision.ts';
+import type { Precision } from '../../core/precision.ts';
 import { assertEncodedShape } from './encoded-shape.ts';
 import { encodeFiniteHalf } from './finite-half.ts';
 

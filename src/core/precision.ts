@@ -15,3 +15,10 @@ export interface Precision {
   /** Decodes `source` into `target` (`[rows, headDim]`). */
   decode(source: Uint8Array, target: Float32Array, headDim: number): void;
 }
+
+/** Some pairs of one head as they are stored: each side is `encodedBytes` of a precision long. */
+export interface EncodedPairs {
+  readonly rows: number;
+  readonly keys: Uint8Array;
+  readonly values: Uint8Array;
+}
