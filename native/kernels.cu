@@ -3,6 +3,8 @@
 #include "append.cu"
 #include "attend.cu"
 #include "compact.cu"
+#include "convert.cu"
+#include "head.cu"
 #include "merge.cu"
 #include "plan.cu"
 #include "score.cu"

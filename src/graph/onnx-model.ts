@@ -52,7 +52,15 @@ message ModelProto {
 const modelProto = protobuf.parse(schema, { keepCase: true }).root.lookupType('ModelProto');
 
 /** ONNX's numbers for the element types we use. */
-export const onnxType = { float32: 1, uint8: 2, int32: 6, int64: 7, bool: 9 } as const;
+export const onnxType = {
+  float32: 1,
+  uint8: 2,
+  int32: 6,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  bfloat16: 16,
+} as const;
 /** An element type of tensors, by our name for it. */
 export type OnnxType = keyof typeof onnxType;
 

@@ -13,7 +13,7 @@ export interface TensorRef {
   readonly offsetBytes: number;
   readonly sizeBytes: number;
   /** Default `float32`. */
-  readonly type?: 'float32' | 'uint8' | undefined;
+  readonly type?: 'float32' | 'float16' | 'bfloat16' | 'uint8' | undefined;
 }
 
 /**

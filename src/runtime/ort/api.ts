@@ -24,6 +24,10 @@ const functions = {
     49,
     'void *ortTensor(void *memory, void *data, size_t size, int64_t *dims, size_t rank, int type, _Out_ void **value)',
   ],
+  createMemory: [
+    68,
+    'void *ortMemory(const char *name, int allocator, int device, int type, _Out_ void **memory)',
+  ],
   createCpuMemory: [69, 'void *ortCpuMemory(int allocator, int type, _Out_ void **memory)'],
   releaseEnv: [92, 'void ortReleaseEnv(void *env)'],
   releaseStatus: [93, 'void ortReleaseStatus(void *status)'],
@@ -51,12 +55,20 @@ const functions = {
   registerAllocator: [144, 'void *ortAllocator(void *env, void *memory, void *arena)'],
   setThreads: [147, 'void *ortThreads(void *threading, int threads)'],
   addInitializer: [150, 'void *ortAddInitializer(void *options, const char *name, void *value)'],
+  addRunConfig: [165, 'void *ortRunConfig(void *options, const char *key, const char *value)'],
   createPackedWeights: [166, 'void *ortPackedWeights(_Out_ void **container)'],
   releasePackedWeights: [167, 'void ortReleasePackedWeights(void *container)'],
   createSession: [
     169,
     'void *ortSession(void *env, void *model, size_t size, void *options, void *packed, _Out_ void **out)',
   ],
+  addCudaProvider: [204, 'void *ortAddCuda(void *options, void *cuda)'],
+  createCudaOptions: [205, 'void *ortCudaOptions(_Out_ void **cuda)'],
+  setCudaOptions: [
+    206,
+    'void *ortSetCuda(void *cuda, const char **keys, const char **values, size_t count)',
+  ],
+  releaseCudaOptions: [208, 'void ortReleaseCuda(void *cuda)'],
 } as const;
 
 type FunctionName = keyof typeof functions;

@@ -107,13 +107,19 @@ function createEnvironment(api: OrtApi, threads: number): Handle {
   }
 }
 
+/** What a session is run with. */
+export interface SessionScope {
+  readonly api: OrtApi;
+  readonly runOptions: Handle;
+}
+
 /** A graph ready to run. */
 export class OrtSession {
-  readonly environment: OrtEnvironment;
+  readonly environment: SessionScope;
   readonly handle: Handle;
   #open = true;
 
-  constructor(environment: OrtEnvironment, handle: Handle) {
+  constructor(environment: SessionScope, handle: Handle) {
     this.environment = environment;
     this.handle = handle;
   }

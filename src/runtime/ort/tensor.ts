@@ -56,12 +56,15 @@ export class OrtTensor<
   }
 }
 
-const elementBytes: Readonly<Record<OnnxType, number>> = {
+/** Bytes of one element. */
+export const elementBytes: Readonly<Record<OnnxType, number>> = {
   float32: 4,
   uint8: 1,
   int32: 4,
   int64: 8,
   bool: 1,
+  float16: 2,
+  bfloat16: 2,
 };
 
 function elementType(data: TensorData | ForeignMemory): OnnxType {

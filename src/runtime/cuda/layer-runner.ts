@@ -1,0 +1,270 @@
+import { assert, defined } from '../../core/assert.ts';
+import type { Closeable } from '../../core/closeable.ts';
+import { layerGraph, type ComputeType, type LayerGraphKind } from '../../graph/layer-graphs.ts';
+import type { ModelConfig } from '../../model/config.ts';
+import { OrtBinding, type OrtSession } from '../ort/session.ts';
+import type { OrtTensor } from '../ort/tensor.ts';
+import { Arena, Layout, type Region } from './arena.ts';
+import type { Gpu } from './gpu.ts';
+import type { DeviceWeights } from './weights.ts';
+
+/** The graphs of a model, one session of each for all layers. */
+export class LayerSessions implements Closeable {
+  readonly #sessions: ReadonlyMap<LayerGraphKind, OrtSession>;
+
+  constructor(gpu: Gpu, config: ModelConfig, type: ComputeType) {
+    const kinds: readonly LayerGraphKind[] = ['begin', 'attend', 'between', 'end'];
+    this.#sessions = new Map(
+      kinds.map((kind) => [kind, gpu.ort.createSession(layerGraph(kind, config, type))]),
+    );
+  }
+
+  get(kind: LayerGraphKind): OrtSession {
+    return defined(this.#sessions.get(kind), `a session ${kind}`);
+  }
+
+  close(): void {
+    for (const session of this.#sessions.values()) session.close();
+  }
+}
+
+/** What a runner works with. */
+export interface LayerRunnerOptions {
+  readonly gpu: Gpu;
+  readonly config: ModelConfig;
+  readonly type: ComputeType;
+  readonly sessions: LayerSessions;
+  readonly weights: DeviceWeights;
+  /** Most tokens of a call. */
+  readonly mostTokens: number;
+}
+
+/** A dense cache's layer, as `attend` takes it. */
+export interface DenseLayer {
+  readonly keys: OrtTensor;
+  readonly values: OrtTensor;
+  /** int32 `[1]`, on the device: rows after the call − 1. */
+  readonly lastRow: OrtTensor;
+  /** int32 `[1]`, in host memory: rows after the call. */
+  readonly totalRows: OrtTensor;
+}
+
+/** Numbers of tokens that bindings are kept for. */
+const keptSizes = 16;
+
+type Bindings = Map<string, OrtBinding>;
+
+/**
+ * Runs the layer graphs over activations of its own, which stay where they are: a captured run may
+ * be replayed. Whoever computes beside another, between its runs, needs another runner. A call of T
+ * tokens reads and writes the first T rows of each activation.
+ */
+export class LayerRunner implements Closeable {
+  readonly #options: LayerRunnerOptions;
+  readonly #arena: Arena;
+  readonly #regions: Readonly<Record<Activation, Region>>;
+  /** By the number of tokens, those used last at the end. */
+  readonly #bindings = new Map<number, Bindings>();
+  readonly #tensors = new Map<number, Map<string, OrtTensor>>();
+
+  /** @throws ReadonceError `out_of_memory` */
+  constructor(options: LayerRunnerOptions) {
+    this.#options = options;
+    const layout = new Layout();
+    const widths = widthsOf(options.config);
+    const regions = Object.entries(widths).map(([name, width]) => [
+      name,
+      layout.add(options.mostTokens * width * (integers.has(name) ? 8 : elementBytes)),
+    ]);
+    this.#regions = Object.fromEntries(regions) as Record<Activation, Region>;
+    this.#arena = new Arena(options.gpu.device, layout);
+  }
+
+  get sizeBytes(): number {
+    return this.#arena.sizeBytes;
+  }
+
+  /** `input_ids`, `position_ids` and `rows` are int64, one a token; the rest as in `layerGraph`. */
+  address(name: Exclude<Activation, 'residual0' | 'residual1'>): bigint {
+    return this.#arena.address(this.#regions[name]);
+  }
+
+  /** Tokens to the first layer's queries, keys and values. */
+  begin(tokens: number): void {
+    this.#bound(tokens, 'begin', 0, () => ({
+      inputs: this.#some(tokens, 'input_ids', 'position_ids'),
+      outputs: { residual_out: this.#residual(tokens, 0), ...this.#projections(tokens) },
+    })).run();
+  }
+
+  /** A layer's attention over a dense cache, which takes the new keys and values. */
+  attend(tokens: number, layer: DenseLayer): void {
+    const binding = this.#options.sessions.get('attend').bind();
+    try {
+      const inputs = {
+        ...this.#projections(tokens),
+        past_key: layer.keys,
+        past_value: layer.values,
+        last_row: layer.lastRow,
+        total_rows: layer.totalRows,
+      };
+      bind(binding, inputs, {
+        ...this.#some(tokens, 'attention'),
+        present_key: layer.keys,
+        present_value: layer.values,
+      });
+      binding.run();
+    } finally {
+      binding.close();
+    }
+  }
+
+  /** What follows the attention of `layer`, up to the next one's queries, keys and values. */
+  between(tokens: number, layer: number): void {
+    this.#bound(tokens, 'between', layer, () => ({
+      inputs: {
+        residual: this.#residual(tokens, layer),
+        ...this.#some(tokens, 'attention', 'position_ids'),
+      },
+      outputs: { residual_out: this.#residual(tokens, layer + 1), ...this.#projections(tokens) },
+    })).run();
+  }
+
+  /** What follows the last attention: hidden states of the first `rows` of `rows`. */
+  end(tokens: number, rows: number): void {
+    const { layers } = this.#options.config;
+    const last = layers - 1;
+    this.#bound(tokens, `end`, last, () => ({
+      inputs: {
+        residual: this.#residual(tokens, last),
+        ...this.#some(tokens, 'attention'),
+        rows: this.#tensor('rows', rows),
+      },
+      outputs: this.#some(rows, 'hidden'),
+    }), rows).run();
+  }
+
+  close(): void {
+    for (const tokens of [...this.#bindings.keys()]) this.#forget(tokens);
+    for (const tensors of this.#tensors.values()) closeAll(tensors);
+    this.#tensors.clear();
+    this.#arena.close();
+  }
+
+  #bound(
+    tokens: number,
+    kind: LayerGraphKind,
+    layer: number,
+    values: () => { readonly inputs: Tensors; readonly outputs: Tensors },
+    rows = 0,
+  ): OrtBinding {
+    assert(tokens > 0 && tokens <= this.#options.mostTokens, `${tokens} tokens fit`);
+    const bindings = this.#sized(tokens);
+    const name = `${kind}.${layer}.${rows}`;
+    let binding = bindings.get(name);
+    if (binding === undefined) {
+      const { sessions, weights } = this.#options;
+      const { inputs, outputs } = values();
+      binding = sessions.get(kind).bind();
+      bind(binding, { ...inputs, ...weights.inputs(kind, layer) }, outputs);
+      bindings.set(name, binding);
+    }
+    return binding;
+  }
+
+  /** The bindings for a number of tokens; makes room for them, and for no more sizes than kept. */
+  #sized(tokens: number): Bindings {
+    const bindings: Bindings = this.#bindings.get(tokens) ?? new Map<string, OrtBinding>();
+    this.#bindings.delete(tokens);
+    this.#bindings.set(tokens, bindings);
+    const [oldest] = this.#bindings.keys();
+    if (this.#bindings.size > keptSizes && oldest !== undefined) this.#forget(oldest);
+    return bindings;
+  }
+
+  #forget(tokens: number): void {
+    closeAll(this.#bindings.get(tokens) ?? new Map<string, OrtBinding>());
+    this.#bindings.delete(tokens);
+  }
+
+  #projections(tokens: number): Tensors {
+    return this.#some(tokens, 'query', 'key', 'value');
+  }
+
+  #some(tokens: number, ...names: readonly Activation[]): Tensors {
+    return Object.fromEntries(names.map((name) => [name, this.#tensor(name, tokens)]));
+  }
+
+  /** The stream between layers changes sides, since a graph reads one and writes the other. */
+  #residual(tokens: number, layer: number): OrtTensor {
+    return this.#tensor(layer % 2 === 0 ? 'residual0' : 'residual1', tokens);
+  }
+
+  #tensor(name: Activation, tokens: number): OrtTensor {
+    let ofSize = this.#tensors.get(tokens);
+    if (ofSize === undefined) {
+      ofSize = new Map();
+      this.#tensors.set(tokens, ofSize);
+    }
+    let tensor = ofSize.get(name);
+    if (tensor === undefined) {
+      const { gpu, config, type } = this.#options;
+      const isInteger = integers.has(name);
+      const width = widthsOf(config)[name];
+      const shape = name === 'rows' ? [tokens] : isInteger ? [1, tokens] : [1, tokens, width];
+      tensor = gpu.ort.tensor(
+        isInteger ? 'int64' : type,
+        this.#arena.address(this.#regions[name]),
+        shape,
+      );
+      ofSize.set(name, tensor);
+    }
+    return tensor;
+  }
+}
+
+type Tensors = Readonly<Record<string, OrtTensor>>;
+
+type Activation =
+  | 'input_ids'
+  | 'position_ids'
+  | 'rows'
+  | 'residual0'
+  | 'residual1'
+  | 'query'
+  | 'key'
+  | 'value'
+  | 'attention'
+  | 'hidden';
+
+const integers: ReadonlySet<string> = new Set(['input_ids', 'position_ids', 'rows']);
+
+/** Of both compute types. */
+const elementBytes = 2;
+
+/** Elements of a token. */
+function widthsOf(config: ModelConfig): Readonly<Record<Activation, number>> {
+  const { hiddenSize, queryHeads, kvHeads, headDim } = config;
+  return {
+    input_ids: 1,
+    position_ids: 1,
+    rows: 1,
+    residual0: hiddenSize,
+    residual1: hiddenSize,
+    query: queryHeads * headDim,
+    key: kvHeads * headDim,
+    value: kvHeads * headDim,
+    attention: queryHeads * headDim,
+    hidden: hiddenSize,
+  };
+}
+
+function bind(binding: OrtBinding, inputs: Tensors, outputs: Tensors): void {
+  for (const [name, tensor] of Object.entries(inputs)) binding.input(name, tensor);
+  for (const [name, tensor] of Object.entries(outputs)) binding.output(name, tensor);
+}
+
+function closeAll(all: Map<string, Closeable>): void {
+  for (const each of all.values()) each.close();
+  all.clear();
+}
