@@ -1,5 +1,4 @@
 import { once } from 'node:events';
-import { poolBytes } from './config/pool-bytes.ts';
 import type { Config } from './config/schema.ts';
 import type { ApiKey } from './core/api-key.ts';
 import { systemClock } from './core/clock.ts';
@@ -75,7 +74,7 @@ async function startParts(
     decodeWeights: config.decodeWeights,
     storeFolder: config.data,
     storeMaxBytes: config.storeMaxBytes,
-    poolBytes: poolBytes(config.poolBytes),
+    poolBytes: config.poolBytes,
     maxRunningQueries: config.maxRunningQueries,
     maxQueryWaitMs: config.maxQueryWaitMs,
     maxSessions: config.maxSessions,

@@ -34,9 +34,6 @@ const quickDocumentCount = 1;
 /** Below this, scores would be drawn from a repetition that is none. */
 const leastAccuracy = 0.99;
 
-/** Tokens of one call: bounds the memory of attention logits, as in the engine. */
-const sliceTokens = 256;
-
 /** How well the models repeat the documents in the passes that scores are drawn from. */
 export async function reconstruction(setup: PartSetup): Promise<PartReport> {
   const results: (Corpus & Repetition)[] = [];
@@ -132,7 +129,7 @@ export function repeatDocument(runtime: Runtime, checkpoint: Checkpoint, text: s
   const longest = Math.max(...passes.map((pass) => passIds(document, pass).length));
   const cache = runtime.createDense(ids.length + longest);
   try {
-    for (const slice of slices(ids)) runPieces(runtime.prefill(cache, slice));
+    for (const slice of slices(runtime, ids)) runPieces(runtime.prefill(cache, slice));
     let right = 0;
     for (const pass of passes) right += repeatChunk({ runtime, cache, document, pass });
     return { right, total: document.documentIds.length };
@@ -155,7 +152,7 @@ function repeatChunk({ runtime, cache, document, pass }: ChunkCall): number {
   const ids = passIds(document, pass);
   const scores = new Float32Array(headCount(layout) * (pass.chunkEnd - pass.chunkStart));
   const predictions: number[] = [];
-  for (const slice of slices(ids)) {
+  for (const slice of slices(runtime, ids)) {
     const predicted = new Int32Array(slice.length);
     const pieces = runtime.score(cache, {
       ids: slice,
@@ -192,7 +189,7 @@ function passIds(document: TokenizedDocument, pass: ReconstructionPass): Int32Ar
   return concatenate(pass.promptIds, chunk);
 }
 
-function slices(ids: Int32Array): readonly Int32Array[] {
+function slices({ sliceTokens }: Runtime, ids: Int32Array): readonly Int32Array[] {
   return Array.from({ length: Math.ceil(ids.length / sliceTokens) }, (_, i) =>
     ids.subarray(i * sliceTokens, (i + 1) * sliceTokens),
   );

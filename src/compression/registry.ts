@@ -1,4 +1,5 @@
 import { ReadonceError } from '../core/errors.ts';
+import type { Precision } from '../core/precision.ts';
 import type { Budget } from './budget.ts';
 import { globalBudget } from './budgets/global.ts';
 import { uniformBudget } from './budgets/uniform.ts';
@@ -8,7 +9,6 @@ import { kvzip } from './methods/kvzip.ts';
 import { none } from './methods/none.ts';
 import { random } from './methods/random.ts';
 import { streamingLlm } from './methods/streaming-llm.ts';
-import type { Precision } from '../core/precision.ts';
 import { f16 } from './precision/f16.ts';
 import { f32 } from './precision/f32.ts';
 import { int8 } from './precision/int8.ts';

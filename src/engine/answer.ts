@@ -154,7 +154,7 @@ class AnswerRun {
   }
 
   async askPrompt(source: SourceOf<'prompt'>): Promise<EngineAnswer> {
-    const { checkpoint, loaded, runtime } = this.#dependencies;
+    const { checkpoint, runtime } = this.#dependencies;
     const { turns, sampling } = this.#call.query;
     const { signal } = this.#call;
     const prompt = encodePrompt(checkpoint, { ...source, turns, ...sampling });
@@ -184,7 +184,6 @@ class AnswerRun {
         return { context, decoded: { ...decoded, prefilledTokens } };
       } finally {
         tail.close();
-        loaded.release(read.context);
         read.close();
       }
     });
@@ -328,7 +327,7 @@ class AnswerRun {
         prefilledTokens: decoded.prefilledTokens,
       },
       cache: {
-        source: context?.source ?? 'host',
+        source: context?.source ?? this.#dependencies.runtime.memory,
         keepRatio,
         pairs,
         bytes: storedBytes(pairs),

@@ -44,36 +44,6 @@ function storedPairs(store: ContextStore, record: ContextRecord): KeptPairs {
   return { counts, positions, scores };
 }
 
-/** Rows `[from, to)` of a head. */
-export interface HeadRows {
-  readonly head: number;
-  readonly from: number;
-  readonly to: number;
-}
-
-/**
- * Decodes stored rows into `keys` and `values`, `[to − from, headDim]`.
- * @throws ReadonceError `not_found`, `corrupt_record`
- */
-export function decodeRows(
-  store: ContextStore,
-  record: ContextRecord,
-  rows: HeadRows,
-  target: { readonly keys: Float32Array; readonly values: Float32Array },
-): void {
-  const precision = resolvePrecision(record.compression.precision);
-  const { headDim } = record.layout;
-  let row = 0;
-  const { head, from, to } = rows;
-  for (const piece of store.readPairs(record.id, head, { from, to })) {
-    const [start, end] = [row * headDim, (row + piece.rows) * headDim];
-    precision.decode(piece.keys, target.keys.subarray(start, end), headDim);
-    precision.decode(piece.values, target.values.subarray(start, end), headDim);
-    row += piece.rows;
-  }
-  assert(row === to - from, `expected the rows [${from}, ${to}) but got ${row}`);
-}
-
 /**
  * Reads each head's rows behind the first `from[head]` (default: all) into a cache that has room.
  * @throws ReadonceError `not_found`, `corrupt_record`, `conflict` (deleted or replaced meanwhile)
@@ -83,32 +53,20 @@ export function fillRows(
   record: ContextRecord,
   { cache, from }: { readonly cache: ContextCache; readonly from: Uint32Array | undefined },
 ): void {
-  const { headDim } = record.layout;
+  const precision = resolvePrecision(record.compression.precision);
   let hasRead = false;
   for (const [head, to] of cache.lengths.entries()) {
     const first = from?.[head] ?? 0;
     if (first >= to) continue;
     hasRead = true;
-    decodeRows(
-      store,
-      record,
-      { head, from: first, to },
-      {
-        keys: cache.keys(head).subarray(first * headDim),
-        values: cache.values(head).subarray(first * headDim),
-      },
-    );
+    let row = first;
+    for (const piece of store.readPairs(record.id, head, { from: first, to })) {
+      cache.write(head, row, piece, precision);
+      row += piece.rows;
+    }
+    assert(row === to, `expected the rows up to ${to} but got those up to ${row}`);
   }
   if (hasRead) requireUnchanged(store, record);
-}
-
-/** Copies a cache's rows to the beginning of each head of a larger one. */
-export function copyRows(from: ContextCache, to: ContextCache): void {
-  for (const [head, rows] of from.lengths.entries()) {
-    if (rows === 0) continue;
-    to.keys(head).set(from.keys(head));
-    to.values(head).set(from.values(head));
-  }
 }
 
 /**

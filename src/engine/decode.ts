@@ -1,6 +1,7 @@
+import { defined } from '../core/assert.ts';
 import type { Clock } from '../core/clock.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
-import { firstTokens, type ContextView, type Tail } from '../runtime/runtime.ts';
+import { firstTokens, type ContextView, type Logits, type Tail } from '../runtime/runtime.ts';
 import type { AnswerText } from './answer-text.ts';
 import type { EngineAnswer, SamplingOptions } from './protocol.ts';
 import { createSampler } from './sampling.ts';
@@ -103,18 +104,18 @@ class DecodeRun {
   }
 
   /** Appends the question's tokens, in pieces that other questions can begin together with. */
-  async #extend(): Promise<Float32Array> {
+  async #extend(): Promise<Logits> {
     const { ids } = this.#call;
-    let logits: Float32Array = new Float32Array(0);
+    let logits: Logits | undefined;
     for (let start = 0; start < ids.length; start += firstTokens) {
       const piece = ids.subarray(start, start + firstTokens);
       logits = await this.#forward(piece);
       this.#prefilledTokens += piece.length;
     }
-    return logits;
+    return defined(logits, 'a token of the question');
   }
 
-  async #forward(ids: Int32Array): Promise<Float32Array> {
+  async #forward(ids: Int32Array): Promise<Logits> {
     const { context, tail, signal } = this.#call;
     signal.throwIfAborted();
     const slot = { context, tail, ids, startPosition: this.#position };

@@ -1,10 +1,11 @@
 import { resolvePrecision } from '../compression/registry.ts';
+import { assert } from '../core/assert.ts';
 import type { Clock } from '../core/clock.ts';
 import type { ContextRecord, StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { ContextStore, HeadPairs } from '../../storage/context-store.ts';
-import { contextLengths, decodeRows, requireUnchanged } from './context-rows.ts';
+import { contextLengths, requireUnchanged } from './context-rows.ts';
 import { contextWrite } from './context-write.ts';
 import { sameTokens, type TokenizedDocument } from './document.ts';
 import type { IngestCall } from './ingest.ts';
@@ -118,10 +119,28 @@ function derivedPairs(
     }
     return { rows, keys, values };
   }
-  const decoded = (): Float32Array => new Float32Array(rows * headDim);
-  const exact = { keys: decoded(), values: decoded() };
-  decodeRows(store, source, { head, from: 0, to: rows }, exact);
+  const exact = readRows(store, source, { head, rows });
   precision.encode(exact.keys, keys, headDim);
   precision.encode(exact.values, values, headDim);
   return { rows, keys, values };
+}
+
+/** The first rows of a head as numbers, `[rows, headDim]`. */
+function readRows(
+  store: ContextStore,
+  { id, compression, layout: { headDim } }: ContextRecord,
+  { head, rows }: { readonly head: number; readonly rows: number },
+): { readonly keys: Float32Array; readonly values: Float32Array } {
+  const precision = resolvePrecision(compression.precision);
+  const keys = new Float32Array(rows * headDim);
+  const values = new Float32Array(rows * headDim);
+  let end = 0;
+  for (const piece of store.readPairs(id, head, { to: rows })) {
+    const start = end;
+    end += piece.rows * headDim;
+    precision.decode(piece.keys, keys.subarray(start, end), headDim);
+    precision.decode(piece.values, values.subarray(start, end), headDim);
+  }
+  assert(end === keys.length, `expected ${rows} rows but got ${end / headDim}`);
+  return { keys, values };
 }

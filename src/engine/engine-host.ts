@@ -31,12 +31,6 @@ import type {
 import { Scheduler } from './scheduler.ts';
 import { Sessions } from './sessions.ts';
 
-/**
- * Tokens of a document that go through the model together. 256 keeps the attention logits of a 135M
- * model over 8,192 rows under 80 MB and matrix products near their full speed.
- */
-const sliceTokens = 256;
-
 type EngineLimits = Pick<
   EngineOptions,
   'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
@@ -77,7 +71,8 @@ export class EngineHost {
       maxRunning: options.maxRunningQueries,
       maxWaitMs: this.#maxWaitMs,
     });
-    this.#loaded = new LoadedContexts({ ...parts, runtime, poolBytes: options.poolBytes });
+    const poolBytes = options.poolBytes > 0 ? options.poolBytes : runtime.defaultPoolBytes();
+    this.#loaded = new LoadedContexts({ ...parts, runtime, poolBytes });
     this.#sessions = new Sessions({
       runtime,
       loaded: this.#loaded,
@@ -192,7 +187,7 @@ export class EngineHost {
           store: this.#store,
           scheduler: this.#scheduler,
           clock: systemClock,
-          sliceTokens,
+          sliceTokens: this.#runtime.sliceTokens,
         };
         const stored = await ingest(dependencies, documentCall);
         return { stored, derived: false, found: false };
@@ -226,7 +221,7 @@ export class EngineHost {
       queue: this.#queue,
       clock: systemClock,
       maxWaitMs: this.#maxWaitMs,
-      sliceTokens,
+      sliceTokens: this.#runtime.sliceTokens,
     };
     return this.#track(this.#noteDamage(this.#contextOf(call), answer(dependencies, call)));
   }

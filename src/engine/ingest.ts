@@ -23,9 +23,8 @@ export interface IngestDependencies {
   readonly scheduler: Scheduler;
   readonly clock: Clock;
   /**
-   * Tokens that go through the model together, prefill or reconstruction: many for the speed of
-   * matrix products, in pieces of few layers for those who wait meanwhile. Their number bounds
-   * the memory of attention logits (heads · slice · rows · 4 bytes).
+   * Tokens that go through the model together, prefill or reconstruction (`Runtime.sliceTokens`,
+   * except in tests).
    */
   readonly sliceTokens: number;
 }
@@ -154,11 +153,9 @@ class Ingestion {
     const { request, signal, onProgress } = this.#call;
     const { plan, compression } = this.#document;
     const precision = resolvePrecision(compression.precision);
-    const { headDim } = plan.layout;
     const pairs = new RankedPairs(this.#cache, {
       kept,
       prefixTokens: plan.prefixTokens,
-      headDim,
       precision,
     });
     const write = contextWrite(this.#dependencies, {

@@ -1,17 +1,26 @@
 import { assert } from '../core/assert.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
+import { headCount } from '../core/kv-layout.ts';
 import { untilAborted } from '../core/until-aborted.ts';
 import type { ContextCache, ContextView, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
-import { contextLengths, copyRows, fillRows, requireUnchanged } from './context-rows.ts';
+import { contextLengths, fillRows, requireUnchanged } from './context-rows.ts';
 
 /** A context in memory, for one query. */
 export interface LoadedContext {
   /** The rows of the keepRatio that was asked for. */
   readonly view: ContextView;
-  /** `host`: all these rows were in memory; `disk`: some were read; `none`: nothing is stored. */
-  readonly source: 'host' | 'disk' | 'none';
+  /**
+   * `host`, `device`: all these rows were in that memory; `disk`: some were read; `none`: nothing
+   * is stored.
+   */
+  readonly source: 'device' | 'host' | 'disk' | 'none';
+}
+
+/** Memory set aside for a context that is not stored, until it is released. */
+export interface Loan {
+  readonly bytes: number;
 }
 
 /** What a query needs of its context. */
@@ -77,7 +86,7 @@ export class LoadedContexts {
   readonly #entries = new Map<string, Entry>();
   /** Deleted or replaced while in use: they go with their last query. */
   readonly #leaving = new Set<Entry>();
-  readonly #holds = new Map<LoadedContext, Hold>();
+  readonly #holds = new Map<LoadedContext | Loan, Hold>();
   readonly #waiting = new Set<() => void>();
   #givenBack = 0;
 
@@ -111,28 +120,20 @@ export class LoadedContexts {
   }
 
   /**
-   * Takes memory for a context that is not stored, for one query: `fill` makes it.
+   * Sets memory aside for a context that is not stored, which the caller makes.
    * @param rows of each head, the tail's included
    * @throws ReadonceError `out_of_memory`, `overloaded`
    */
-  borrow(rows: number, fill: () => ContextView): LoadedContext {
-    const { layers, kvHeads } = this.#options.runtime.layout;
-    const bytes = this.#rowsBytes(rows * layers * kvHeads);
+  borrow(rows: number): Loan {
+    const bytes = this.#rowsBytes(rows * headCount(this.#options.runtime.layout));
     this.#makeRoom(bytes, undefined);
-    return this.#handOut(
-      { view: fill(), source: 'none' },
-      {
-        entry: undefined,
-        seen: undefined,
-        tailBytes: bytes,
-      },
-    );
+    return this.#handOut({ bytes }, { entry: undefined, seen: undefined, tailBytes: bytes });
   }
 
-  /** Gives a context back, and the memory set aside for its tail. */
-  release(context: LoadedContext): void {
-    this.park(context, 0);
-    this.#holds.delete(context);
+  /** Gives a context back, and the memory set aside for its tail; or memory that was borrowed. */
+  release(held: LoadedContext | Loan): void {
+    this.#giveBack(held, 0);
+    this.#holds.delete(held);
   }
 
   /**
@@ -140,9 +141,13 @@ export class LoadedContexts {
    * gives back that, too.
    */
   park(context: LoadedContext, tailBytes: number): void {
-    const hold = this.#holds.get(context);
+    this.#giveBack(context, tailBytes);
+  }
+
+  #giveBack(held: LoadedContext | Loan, tailBytes: number): void {
+    const hold = this.#holds.get(held);
     assert(hold !== undefined, 'expected a context that is held');
-    this.#holds.set(context, { entry: undefined, seen: undefined, tailBytes });
+    this.#holds.set(held, { entry: undefined, seen: undefined, tailBytes });
     const { entry, seen } = hold;
     if (seen !== undefined) seen.users--;
     if (entry !== undefined) {
@@ -189,9 +194,9 @@ export class LoadedContexts {
     this.#holds.clear();
   }
 
-  #handOut(context: LoadedContext, hold: Hold): LoadedContext {
-    this.#holds.set(context, hold);
-    return context;
+  #handOut<Held extends LoadedContext | Loan>(held: Held, hold: Hold): Held {
+    this.#holds.set(held, hold);
+    return held;
   }
 
   /** The entry of a context, unless it is of an earlier one that was deleted and made again. */
@@ -214,7 +219,8 @@ export class LoadedContexts {
     record: ContextRecord,
     loaded: Entry | undefined,
     needed: { readonly lengths: Uint32Array; readonly tailBytes: number },
-  ): { readonly entry: Entry; readonly source: 'host' | 'disk' } {
+  ): { readonly entry: Entry; readonly source: LoadedContext['source'] } {
+    const { runtime, poolBytes } = this.#options;
     const { lengths, tailBytes } = needed;
     if (loaded === undefined) {
       this.#makeRoom(this.#bytesOf(lengths) + tailBytes, undefined);
@@ -222,7 +228,7 @@ export class LoadedContexts {
     }
     const held = loaded.cache.lengths;
     const isHeld = lengths.every((length, head) => length <= (held[head] as number));
-    const source = isHeld ? 'host' : 'disk';
+    const source = isHeld ? runtime.memory : 'disk';
     if (loaded.users > 0 && isHeld) {
       this.#makeRoom(tailBytes, loaded);
       return { entry: loaded, source };
@@ -236,7 +242,7 @@ export class LoadedContexts {
       return { entry, source };
     }
     // Rows that are there are kept, unless there is no room for them.
-    const room = this.#options.poolBytes - this.#bytesInUse() - tailBytes;
+    const room = poolBytes - this.#bytesInUse() - tailBytes;
     const rows = this.#bytesOf(all) <= room ? all : lengths;
     this.#makeRoom(this.#bytesOf(rows) + tailBytes, loaded);
     if (rows.some((length, head) => length !== held[head])) this.#resize(loaded, rows);
@@ -246,7 +252,7 @@ export class LoadedContexts {
   #load(record: ContextRecord, lengths: Uint32Array, known: ContextCache | undefined): Entry {
     const cache = this.#options.runtime.createContext(lengths);
     try {
-      if (known !== undefined) copyRows(known, cache);
+      if (known !== undefined) cache.copyFrom(known);
       fillRows(this.#options.store, record, { cache, from: known?.lengths });
       return { record, cache, seen: new Map(), users: 0 };
     } catch (error) {
@@ -296,7 +302,7 @@ export class LoadedContexts {
   }
 
   #rowsBytes(rows: number): number {
-    return rows * 2 * this.#options.runtime.layout.headDim * Float32Array.BYTES_PER_ELEMENT;
+    return rows * this.#options.runtime.rowBytes;
   }
 
   #contextBytes(): number {
@@ -337,7 +343,7 @@ export class LoadedContexts {
       const freedBytes = sizeBytes - this.#bytesOf(lengths);
       if (freedBytes < missingBytes) continue;
       this.#resize(entry, lengths);
-      return freedBytes;
+      return sizeBytes - cache.sizeBytes;
     }
     this.#remove(entry);
     return sizeBytes;

@@ -1,10 +1,4 @@
-import { headCount } from '../core/kv-layout.ts';
-import {
-  firstTokens,
-  type ContextCache,
-  type DenseCache,
-  type Runtime,
-} from '../runtime/runtime.ts';
+import { firstTokens, type ContextCache, type Runtime } from '../runtime/runtime.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
 import type { Scheduler } from './scheduler.ts';
 
@@ -31,7 +25,7 @@ export interface ReadPrompt {
   readonly context: LoadedContext;
   /** The prompt's last tokens, which the context does not hold: the query's to compute. */
   readonly ids: Int32Array;
-  /** Forgets the context's pairs, once it is released. */
+  /** Forgets the context's pairs, and gives back the memory that was borrowed for them. */
   close(): void;
 }
 
@@ -43,52 +37,42 @@ export const promptQueue = 'prompts';
 
 /**
  * Prefills all but the end of a prompt. Callers take turns in `promptQueue`. Every pair is kept,
- * in float32, and nothing is stored.
+ * as the model computed it, and nothing is stored.
  * @throws ReadonceError `out_of_memory`, `overloaded`; the signal's reason
  */
 export async function readPrompt(
   dependencies: PromptDependencies,
   { ids, tailTokens, signal }: Prompt,
 ): Promise<ReadPrompt> {
-  const { loaded, runtime } = dependencies;
+  const { loaded } = dependencies;
   const end = ids.length - Math.min(firstTokens, ids.length - 1);
-  let cache: ContextCache | undefined;
-  const context = loaded.borrow(ids.length + tailTokens, () => {
-    const heads = headCount(runtime.layout);
-    cache = runtime.createContext(new Uint32Array(heads).fill(end));
-    return cache.view(cache.lengths);
-  });
-  const close = (): void => cache?.close();
+  const loan = loaded.borrow(ids.length + tailTokens);
   try {
-    await prefillInto(dependencies, cache, { ids: ids.subarray(0, end), signal });
+    const cache = await prefilled(dependencies, { ids: ids.subarray(0, end), signal });
+    const context = { view: cache.view(cache.lengths), source: 'none' } as const;
+    const close = (): void => {
+      cache.close();
+      loaded.release(loan);
+    };
     return { context, ids: ids.subarray(end), close };
   } catch (error) {
-    loaded.release(context);
-    close();
+    loaded.release(loan);
     throw error;
   }
 }
 
-async function prefillInto(
+async function prefilled(
   { runtime, scheduler, sliceTokens }: PromptDependencies,
-  cache: ContextCache | undefined,
-  { ids, signal }: { readonly ids: Int32Array; readonly signal: AbortSignal },
-): Promise<void> {
+  { ids, signal }: Pick<Prompt, 'ids' | 'signal'>,
+): Promise<ContextCache> {
   const dense = runtime.createDense(ids.length);
   try {
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
       for (const piece of runtime.prefill(dense, slice)) await scheduler.piece(piece, signal);
     }
-    if (cache !== undefined) copyRows(dense, cache);
+    return runtime.contextOf(dense);
   } finally {
     dense.close();
-  }
-}
-
-function copyRows(dense: DenseCache, cache: ContextCache): void {
-  for (const [head, length] of cache.lengths.entries()) {
-    cache.keys(head).set(dense.keys(head, 0, length));
-    cache.values(head).set(dense.values(head, 0, length));
   }
 }

@@ -194,7 +194,7 @@ export interface EngineOptions {
   readonly storeFolder: string;
   /** Quota of the store, bytes. */
   readonly storeMaxBytes: number;
-  /** Memory for loaded contexts, bytes. */
+  /** Memory for loaded contexts, bytes; 0: what the runtime chooses. */
   readonly poolBytes: number;
   /** Queries that compute at once; others wait. */
   readonly maxRunningQueries: number;

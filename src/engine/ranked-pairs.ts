@@ -8,7 +8,6 @@ export class RankedPairs {
   readonly #cache: DenseCache;
   readonly #kept: KeptPairs;
   readonly #prefixTokens: number;
-  readonly #headDim: number;
   readonly #precision: Precision;
   /** Where each head's entries begin in `kept`. */
   readonly #starts: Uint32Array;
@@ -18,14 +17,12 @@ export class RankedPairs {
     options: {
       readonly kept: KeptPairs;
       readonly prefixTokens: number;
-      readonly headDim: number;
       readonly precision: Precision;
     },
   ) {
     this.#cache = cache;
     this.#kept = options.kept;
     this.#prefixTokens = options.prefixTokens;
-    this.#headDim = options.headDim;
     this.#precision = options.precision;
     this.#starts = new Uint32Array(this.#kept.counts.length + 1);
     for (const [head, count] of this.#kept.counts.entries()) {
@@ -43,26 +40,11 @@ export class RankedPairs {
 
   encode(head: number): HeadPairs {
     const { positions } = this.ranking(head);
-    const rows = this.#prefixTokens + positions.length;
-    return {
-      rows,
-      keys: this.#encodeRows(this.#cache.keys(head, 0, this.#cache.length), positions),
-      values: this.#encodeRows(this.#cache.values(head, 0, this.#cache.length), positions),
-    };
-  }
-
-  #encodeRows(dense: Float32Array, positions: Uint32Array): Uint8Array {
-    const headDim = this.#headDim;
-    const rows = this.#prefixTokens + positions.length;
-    const ranked = new Float32Array(rows * headDim);
-    ranked.set(dense.subarray(0, this.#prefixTokens * headDim));
+    const rows = new Uint32Array(this.#prefixTokens + positions.length);
+    for (let row = 0; row < this.#prefixTokens; row++) rows[row] = row;
     for (const [rank, position] of positions.entries()) {
-      const from = (this.#prefixTokens + position) * headDim;
-      const to = (this.#prefixTokens + rank) * headDim;
-      ranked.set(dense.subarray(from, from + headDim), to);
+      rows[this.#prefixTokens + rank] = this.#prefixTokens + position;
     }
-    const bytes = new Uint8Array(this.#precision.encodedBytes(rows, headDim));
-    this.#precision.encode(ranked, bytes, headDim);
-    return bytes;
+    return this.#cache.pairs(head, rows, this.#precision);
   }
 }

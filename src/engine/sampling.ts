@@ -1,12 +1,12 @@
-import { argmax } from '../core/argmax.ts';
 import { assert, defined } from '../core/assert.ts';
 import { createRandom } from '../core/random.ts';
+import type { Logits } from '../runtime/runtime.ts';
 import type { SamplingOptions } from './protocol.ts';
 
 /** Chooses tokens from logits. */
 export interface Sampler {
-  /** The next token's id, given `[vocabSize]` logits. */
-  next(logits: Float32Array): number;
+  /** The next token's id. Greedy decoding asks for nothing but `argmax`. */
+  next(logits: Logits): number;
 }
 
 /** What a sampler itself depends on; the rest of `SamplingOptions` ends answers. */
@@ -25,7 +25,7 @@ export function createSampler(options: SamplerOptions): Sampler {
   assert(temperature >= 0, `expected a temperature of at least 0 but got ${temperature}`);
   assert(Number.isInteger(topK) && topK >= 0, `expected a whole topK but got ${topK}`);
   assert(topP >= 0 && topP <= 1, `expected topP in [0, 1] but got ${topP}`);
-  if (temperature === 0) return { next: likeliestToken };
+  if (temperature === 0) return { next: (logits) => logits.argmax() };
   const random = createRandom(options.seed);
   return {
     next: (logits) => {
@@ -37,18 +37,13 @@ export function createSampler(options: SamplerOptions): Sampler {
   };
 }
 
-function likeliestToken(logits: Float32Array): number {
-  const id = argmax(logits);
-  assert(Number.isFinite(logits[id]), `expected finite logits but the largest is ${logits[id]}`);
-  return id;
-}
-
 /** Softmax without its division: the likeliest token weighs 1. */
-function softmaxWeights(logits: Float32Array, temperature: number): Float64Array {
-  const largest = logits[likeliestToken(logits)] as number;
-  const weights = new Float64Array(logits.length);
+function softmaxWeights(logits: Logits, temperature: number): Float64Array {
+  const values = logits.values();
+  const largest = values[logits.argmax()] as number;
+  const weights = new Float64Array(values.length);
   for (let i = 0; i < weights.length; i++) {
-    weights[i] = Math.exp(((logits[i] as number) - largest) / temperature);
+    weights[i] = Math.exp(((values[i] as number) - largest) / temperature);
   }
   return weights;
 }

@@ -3,7 +3,7 @@ import type { Clock } from '../core/clock.ts';
 import type { Closeable } from '../core/closeable.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { untilAborted } from '../core/until-aborted.ts';
-import { firstTokens, type ForwardSlot, type Runtime } from '../runtime/runtime.ts';
+import { firstTokens, type ForwardSlot, type Logits, type Runtime } from '../runtime/runtime.ts';
 
 /** Who wants to run: what fairness looks at. */
 export interface Asker {
@@ -31,7 +31,7 @@ const callTokens = 128;
 
 interface Waiting {
   readonly slot: ForwardSlot;
-  readonly resolve: (logits: Float32Array) => void;
+  readonly resolve: (logits: Logits) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -104,7 +104,7 @@ export class Scheduler implements Closeable {
   }
 
   /** Appends a slot's tokens to its tail; the logits after the last of them. */
-  forward(slot: ForwardSlot): Promise<Float32Array> {
+  forward(slot: ForwardSlot): Promise<Logits> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) {
         reject(closing());
@@ -249,7 +249,7 @@ export class Scheduler implements Closeable {
     if (batch.length === 0) return false;
     try {
       const logits = this.#options.runtime.forward(batch.map(({ slot }) => slot));
-      for (const [i, { resolve }] of batch.entries()) resolve(logits[i] as Float32Array);
+      for (const [i, { resolve }] of batch.entries()) resolve(logits[i] as Logits);
     } catch (error) {
       for (const { reject } of batch) reject(error);
     }

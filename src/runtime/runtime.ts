@@ -111,7 +111,7 @@ export interface Logits {
    * @throws AssertionError if the largest is not a finite number
    */
   argmax(): number;
-  /** All of them, float32. May copy from the device. Do not write. */
+  /** All of them, float32. May copy from the device; what it returns stays as it is. Do not write. */
   values(): Float32Array;
 }
 
@@ -181,9 +181,10 @@ export interface Runtime {
    */
   score(cache: DenseCache, slice: ScoreSlice): Pieces;
   /**
-   * Appends each slot's tokens to its tail and returns, per slot, the logits after its last token. Tails are distinct, contexts need not be. Several slots are either a step, one
-   * token each behind tails that have some, or begin their tails with at most `firstTokens` each.
-   * A slot's result does not depend on the others, to the last bit.
+   * Appends each slot's tokens to its tail and returns, per slot, the logits after its last token.
+   * Tails are distinct, contexts need not be. Several slots are either a step, one token each
+   * behind tails that have some, or begin their tails with at most `firstTokens` each. A slot's
+   * result does not depend on the others, to the last bit.
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];

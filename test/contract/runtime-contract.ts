@@ -10,6 +10,7 @@ import { denseContract } from './runtime/dense-contract.ts';
 import { forwardContract } from './runtime/forward-contract.ts';
 import { raggedContract } from './runtime/ragged-contract.ts';
 import { scoreContract } from './runtime/score-contract.ts';
+import { storedRowsContract } from './runtime/stored-rows-contract.ts';
 import type { RuntimeTolerances, Subject } from './runtime/subject.ts';
 
 const shapes: Readonly<Record<string, TinyModelOptions>> = {
@@ -95,5 +96,6 @@ export function runtimeContract(
     raggedContract(() => subject);
     denseContract(() => subject);
     scoreContract(() => subject);
+    storedRowsContract(() => subject);
   });
 }

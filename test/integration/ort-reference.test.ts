@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { globalBudget } from '../../src/compression/budgets/global.ts';
+import { f32 } from '../../src/compression/precision/f32.ts';
 import { reconstructionPasses } from '../../src/compression/reconstruction.ts';
 import { defined } from '../../src/core/assert.ts';
 import { concatenate } from '../../src/core/concatenate.ts';
@@ -9,7 +10,7 @@ import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
 import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
 import { runPieces } from '../../src/runtime/run-pieces.ts';
 import type { DenseCache, Runtime } from '../../src/runtime/runtime.ts';
-import { expectClose } from '../contract/runtime/subject.ts';
+import { expectClose, headsOf } from '../contract/runtime/subject.ts';
 import { embeddedCheckpoint } from '../support/models.ts';
 import { forwardAlone, fullContext, request } from '../support/ragged.ts';
 
@@ -55,10 +56,7 @@ describe.each([
 
   it('have the keys and values of the reference', () => {
     const [expected, actual] = subjects.map(({ runtime, dense }) =>
-      Array.from({ length: headCount(runtime.layout) }, (_, head) => [
-        dense.keys(head, 0, ids.length),
-        dense.values(head, 0, ids.length),
-      ]).flat(),
+      headsOf(runtime, dense).flatMap(({ keys, values }) => [keys.flat(), values.flat()]),
     );
     for (const [i, rows] of (expected ?? []).entries()) {
       expectClose(actual?.[i], rows, tolerances.rows);
@@ -85,17 +83,13 @@ describe.each([
     const { counts, positions } = globalBudget.select(scored.scores, reference.layout, 0.3);
     expect(new Set(counts).size).toBeGreaterThan(1);
     const [expected, actual] = subjects.map(({ runtime, dense }) => {
-      const { headDim } = runtime.layout;
       const lengths = counts.map((count) => prefixTokens + count);
       const cache = runtime.createContext(lengths);
       let start = 0;
       for (const [head, count] of counts.entries()) {
         const kept = positions.subarray(start, (start += count));
         const rows = [...Array(prefixTokens).keys(), ...kept.map((at) => prefixTokens + at)];
-        for (const [to, from] of rows.entries()) {
-          cache.keys(head).set(dense.keys(head, from, from + 1), to * headDim);
-          cache.values(head).set(dense.values(head, from, from + 1), to * headDim);
-        }
+        cache.write(head, 0, dense.pairs(head, Uint32Array.from(rows), f32), f32);
       }
       const parts = request(runtime, cache);
       return forwardAlone(runtime, parts, { ids: queryIds, startPosition: ids.length });

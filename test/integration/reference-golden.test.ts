@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { argmax } from '../../src/core/argmax.ts';
+import { defined } from '../../src/core/assert.ts';
 import { headCount } from '../../src/core/kv-layout.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { createReferenceRuntime } from '../../src/runtime/reference/reference-runtime.ts';
@@ -36,19 +36,21 @@ describe.each(['ops-runbook', 'wiki-observatory'])('the reference runtime on %s'
     for (const question of document.questions) {
       tail.truncate(0);
       const ids = Int32Array.from(question.queryIds);
-      let logits = runtime.forward([{ context, tail, ids, startPosition: documentEnd }])[0];
-      const top = question.topIds.map((token) => logits?.[token] ?? NaN);
+      const slot = { context, tail, ids, startPosition: documentEnd };
+      let logits = defined(runtime.forward([slot])[0], 'logits');
+      const values = logits.values();
+      const top = question.topIds.map((token) => values[token] ?? NaN);
       question.topLogits.forEach((expected, i) => {
         expect(Math.abs((top[i] ?? NaN) - expected)).toBeLessThanOrEqual(tolerance);
       });
       const answer: number[] = [];
       for (;;) {
-        const token = argmax(logits ?? new Float32Array());
+        const token = logits.argmax();
         if (runtime.config.endTokenIds.includes(token) || answer.length === 48) break;
         answer.push(token);
         const startPosition = documentEnd + tail.length;
         const next = { context, tail, ids: Int32Array.of(token), startPosition };
-        logits = runtime.forward([next])[0];
+        logits = defined(runtime.forward([next])[0], 'logits');
       }
       expect(answer).toEqual(question.answerIds);
     }

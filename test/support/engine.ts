@@ -30,7 +30,7 @@ export interface TestEngineOptions {
   readonly checkpoint: Checkpoint;
   /** Default: one that no test fills. */
   readonly poolBytes?: number;
-  /** Default: what the engine process uses. */
+  /** Default: the runtime's, as in the engine process. */
   readonly sliceTokens?: number;
   /** Default: the machine's. */
   readonly clock?: Clock;
@@ -58,13 +58,13 @@ export class TestEngine {
   #sessions: Sessions;
 
   private constructor(
-    { checkpoint, poolBytes = 2 ** 40, sliceTokens = 256, clock = systemClock }: TestEngineOptions,
+    { checkpoint, poolBytes = 2 ** 40, sliceTokens, clock = systemClock }: TestEngineOptions,
     parts: { readonly storeOptions: StoreOptions; readonly store: ContextStore },
   ) {
     this.checkpoint = checkpoint;
-    this.sliceTokens = sliceTokens;
     this.clock = clock;
     this.runtime = createOrtCpuRuntime(checkpoint, { threads: 2 });
+    this.sliceTokens = sliceTokens ?? this.runtime.sliceTokens;
     this.scheduler = new Scheduler({ runtime: this.runtime, clock: this.clock, ...limits });
     this.#poolBytes = poolBytes;
     this.#storeOptions = parts.storeOptions;

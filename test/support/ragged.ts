@@ -1,5 +1,7 @@
 import { defined } from '../../src/core/assert.ts';
+import { f32 } from '../../src/compression/precision/f32.ts';
 import { headCount } from '../../src/core/kv-layout.ts';
+import type { EncodedPairs } from '../../src/core/precision.ts';
 import type {
   ContextCache,
   ContextView,
@@ -14,20 +16,24 @@ import type { NaiveHead } from './naive-decoder.ts';
 export function loadContext(runtime: Runtime, heads: readonly NaiveHead[]): ContextCache {
   const lengths = Uint32Array.from(heads, ({ keys }) => keys.length);
   const cache = runtime.createContext(lengths);
-  heads.forEach(({ keys, values }, head) => {
-    cache.keys(head).set(keys.flat());
-    cache.values(head).set(values.flat());
-  });
+  heads.forEach((rows, head) => cache.write(head, 0, exactPairs(rows), f32));
   return cache;
+}
+
+/** Rows as a store of precision `f32` has them. */
+export function exactPairs({ keys, values }: NaiveHead): EncodedPairs {
+  const encode = (rows: NaiveHead['keys']): Uint8Array =>
+    new Uint8Array(Float32Array.from(rows.flat()).buffer);
+  return { rows: keys.length, keys: encode(keys), values: encode(values) };
 }
 
 /** A context cache that holds every row of a dense one. */
 export function fullContext(runtime: Runtime, dense: DenseCache): ContextCache {
   const lengths = new Uint32Array(headCount(runtime.layout)).fill(dense.length);
   const cache = runtime.createContext(lengths);
+  const rows = Uint32Array.from({ length: dense.length }, (_, row) => row);
   for (let head = 0; head < lengths.length; head++) {
-    cache.keys(head).set(dense.keys(head, 0, dense.length));
-    cache.values(head).set(dense.values(head, 0, dense.length));
+    cache.write(head, 0, dense.pairs(head, rows, f32), f32);
   }
   return cache;
 }
@@ -49,7 +55,15 @@ export function forwardAlone(
   parts: Requested,
   call: Pick<ForwardSlot, 'ids' | 'startPosition'>,
 ): Float32Array {
-  const [logits] = runtime.forward([{ ...parts, ...call }]);
+  const [logits] = forwardTogether(runtime, [{ ...parts, ...call }]);
   parts.tail.close();
   return defined(logits, 'logits');
+}
+
+/** The logits of each slot of a call. */
+export function forwardTogether(
+  runtime: Runtime,
+  slots: readonly ForwardSlot[],
+): readonly Float32Array[] {
+  return runtime.forward(slots).map((logits) => logits.values());
 }

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { defined } from '../../src/core/assert.ts';
 import { contextTokens, type ContextRecord } from '../../src/core/context.ts';
 import type { LoadedContext } from '../../src/engine/loaded-contexts.ts';
 import type { EngineAnswer, SamplingOptions } from '../../src/engine/protocol.ts';
@@ -152,9 +153,9 @@ function greedyTokens(count: number, query = 'What is it about?'): readonly numb
   let startPosition = contextTokens(record);
   while (tokens.length < count) {
     const slot = { context, tail, ids, startPosition };
-    const [logits = new Float32Array()] = runtime.forward([slot]);
+    const [logits] = runtime.forward([slot]);
     startPosition += ids.length;
-    tokens.push(logits.indexOf(Math.max(...logits)));
+    tokens.push(defined(logits, 'logits').argmax());
     ids = Int32Array.of(tokens.at(-1) ?? 0);
   }
   tail.close();

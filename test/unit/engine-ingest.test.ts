@@ -109,13 +109,6 @@ function keptInDocumentOrder({
   const dense = engine.runtime.createDense(prefixIds.length + documentIds.length);
   runPieces(engine.runtime.prefill(dense, concatenate(prefixIds, documentIds)));
   const precision = resolvePrecision(compression.precision);
-  const rounded = (row: Float32Array): Float32Array => {
-    const bytes = new Uint8Array(precision.encodedBytes(1, layout.headDim));
-    precision.encode(row, bytes, layout.headDim);
-    const target = new Float32Array(layout.headDim);
-    precision.decode(bytes, target, layout.headDim);
-    return target;
-  };
   const rows = Array.from({ length: headCount(layout) }, (_, head) => {
     const { positions } = engine.store.readRanking(id, head);
     return [
@@ -126,11 +119,8 @@ function keptInDocumentOrder({
   const lengths = Uint32Array.from(rows, ({ length }) => length);
   const cache = engine.runtime.createContext(lengths);
   for (const [head, ofHead] of rows.entries()) {
-    for (const [to, from] of ofHead.entries()) {
-      const target = to * layout.headDim;
-      cache.keys(head).set(rounded(dense.keys(head, from, from + 1)), target);
-      cache.values(head).set(rounded(dense.values(head, from, from + 1)), target);
-    }
+    const pairs = dense.pairs(head, Uint32Array.from(ofHead), precision);
+    cache.write(head, 0, pairs, precision);
   }
   return cache;
 }

@@ -3,6 +3,9 @@ import { resolvePrecision } from '../../src/compression/registry.ts';
 import { AssertionError, defined } from '../../src/core/assert.ts';
 import type { ContextRecord } from '../../src/core/context.ts';
 import { contextLengths } from '../../src/engine/context-rows.ts';
+import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
+import type { Runtime } from '../../src/runtime/runtime.ts';
+import type { ContextStore } from '../../storage/context-store.ts';
 import {
   LoadedBench,
   request,
@@ -11,6 +14,8 @@ import {
   total,
   use,
 } from '../support/loaded-contexts.ts';
+import type { NaiveHead } from '../support/naive-decoder.ts';
+import { forwardAlone, loadContext } from '../support/ragged.ts';
 
 let bench: LoadedBench;
 /** Contexts of the same size. */
@@ -26,25 +31,58 @@ beforeAll(async () => {
 });
 afterAll(() => bench.close());
 
+/** The rows of a context as numbers, best first. */
+function storedHeads(store: ContextStore, record: ContextRecord): readonly NaiveHead[] {
+  const precision = resolvePrecision(record.compression.precision);
+  const { headDim } = record.layout;
+  const rows = (encoded: Uint8Array, count: number): number[][] => {
+    const floats = new Float32Array(count * headDim);
+    precision.decode(encoded, floats, headDim);
+    return Array.from({ length: count }, (_, row) => [
+      ...floats.subarray(row * headDim, (row + 1) * headDim),
+    ]);
+  };
+  return record.pairCounts.map((_, head) => {
+    const pieces = [...store.readPairs(record.id, head)];
+    return {
+      keys: pieces.flatMap((piece) => rows(piece.keys, piece.rows)),
+      values: pieces.flatMap((piece) => rows(piece.values, piece.rows)),
+    };
+  });
+}
+
 describe('a loaded context', () => {
   it('has the stored rows, decoded, in stored order', () => {
     const { loaded, caches } = bench.openPool();
     const { view } = loaded.acquire(request(a));
     expect([...view.lengths]).toEqual(a.pairCounts);
-    const precision = resolvePrecision('f16');
-    const { headDim } = a.layout;
-    for (const [head, count] of a.pairCounts.entries()) {
-      const keys = defined(caches[0], 'a cache').keys(head);
-      let row = 0;
-      for (const piece of bench.engine.store.readPairs(a.id, head)) {
-        const expected = new Float32Array(piece.rows * headDim);
-        precision.decode(piece.keys, expected, headDim);
-        const end = row + piece.rows;
-        expect(keys.subarray(row * headDim, end * headDim)).toEqual(expected);
-        row = end;
-      }
-      expect(row).toBe(count);
+    const loadedCache = defined(caches[0], 'a cache');
+    const { runtime, store } = bench.engine;
+    const expected = loadContext(runtime, storedHeads(store, a));
+    // Of fewer rows, too, which depend on their order.
+    for (const lengths of [expected.lengths, expected.lengths.map((length) => length >> 1)]) {
+      const [logits, same] = [loadedCache, expected].map((cache) => {
+        const parts = { context: cache.view(lengths), tail: runtime.createTail() };
+        return forwardAlone(runtime, parts, { ids: Int32Array.of(5, 6), startPosition: 100 });
+      });
+      expect(logits).toEqual(same);
     }
+  });
+
+  it('is where its runtime has it, and takes as many bytes as that says', () => {
+    const { runtime, store } = bench.engine;
+    const device = new Proxy<Runtime>(runtime, {
+      get(target, name) {
+        if (name === 'memory') return 'device';
+        if (name === 'rowBytes') return rowBytes / 2;
+        const member = Reflect.get(target, name) as unknown;
+        return typeof member === 'function' ? (member.bind(target) as unknown) : member;
+      },
+    });
+    const loaded = new LoadedContexts({ runtime: device, store, poolBytes: 2 ** 30 });
+    expect(use(loaded, a, a)).toEqual(['disk', 'device']);
+    loaded.acquire(request(a, { tailTokens: 10 }));
+    expect(loaded.sizeBytes).toBe(contextBytes + 5 * tokenBytes);
   });
 
   it('is read once, and has memory set aside for the tail of each query', () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { defined } from '../../src/core/assert.ts';
 import { concatenate } from '../../src/core/concatenate.ts';
 import type { ChatMessage, QuerySource } from '../../src/engine/protocol.ts';
 import { firstTokens } from '../../src/runtime/runtime.ts';
@@ -129,7 +130,7 @@ describe('a prompt', () => {
     const tokens: Uint8Array[] = [];
     for (let i = 0; i < 8; i++) {
       const [logits] = runtime.forward([{ ...parts, ids, startPosition: parts.tail.length }]);
-      const token = logits?.indexOf(Math.max(...logits)) ?? 0;
+      const token = defined(logits, 'logits').argmax();
       tokens.push(tokenizer.tokenBytes(token));
       ids = Int32Array.of(token);
     }
@@ -187,8 +188,7 @@ describe('a prompt', () => {
     });
 
     it('is refused once it has waited too long', async () => {
-      const cache = small.runtime.createContext(new Uint32Array(4));
-      const held = small.loaded.borrow(300, () => cache.view(cache.lengths));
+      const held = small.loaded.borrow(300);
       const asked = small.answer('', { ...options, source: prompt(long), maxWaitMs: 50 });
       await expect(asked).rejects.toMatchObject({ code: 'overloaded' });
       small.loaded.release(held);

@@ -1,6 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { Scheduler, type Asker } from '../../src/engine/scheduler.ts';
-import { firstTokens, type ForwardSlot, type Tail } from '../../src/runtime/runtime.ts';
+import { floatLogits } from '../../src/runtime/float-logits.ts';
+import {
+  firstTokens,
+  type ForwardSlot,
+  type Logits,
+  type Tail,
+} from '../../src/runtime/runtime.ts';
 
 const { signal } = new AbortController();
 
@@ -27,13 +33,13 @@ class FakeDevice {
 
   readonly clock = { nowMs: () => this.#nowMs, monotonicMs: () => this.#nowMs };
   readonly runtime = {
-    forward: (slots: readonly ForwardSlot[]): readonly Float32Array[] => {
+    forward: (slots: readonly ForwardSlot[]): readonly Logits[] => {
       if (this.error !== undefined) throw this.error;
       this.done.push(slots.map(({ ids }) => ids.length));
       this.#nowMs += this.callMs;
       return slots.map(({ tail, ids }) => {
         if (tail instanceof CountingTail) tail.length += ids.length;
-        return Float32Array.of(ids[0] ?? NaN);
+        return floatLogits(Float32Array.of(ids[0] ?? NaN));
       });
     },
   };
@@ -117,7 +123,7 @@ describe('steps', () => {
     const logits = await Promise.all(
       tails.map((tail, i) => scheduler.forward(slot(tail, 3, 7 + i))),
     );
-    expect(logits.map(([first]) => first)).toEqual([7, 8, 9]);
+    expect(logits.map((each) => each.values()[0])).toEqual([7, 8, 9]);
   });
 
   it('that fail do so for all answers of the call, and not for later ones', async () => {

@@ -39,7 +39,7 @@ describe('createReferenceRuntime', () => {
     const runtime = createReferenceRuntime(source, layers === undefined ? {} : { layers });
     const ids = Int32Array.of(3, 1, 4);
     const [logits] = runtime.forward([{ ...emptyRequest(runtime), ids, startPosition: 0 }]);
-    return [...(logits ?? [])];
+    return [...(logits?.values() ?? [])];
   };
 
   it('runs the first layers as a model that has no more', () => {

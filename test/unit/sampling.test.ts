@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { AssertionError } from '../../src/core/assert.ts';
 import { createRandom } from '../../src/core/random.ts';
+import { floatLogits } from '../../src/runtime/float-logits.ts';
 import { createSampler } from '../../src/engine/sampling.ts';
 import type { SamplerOptions } from '../../src/engine/sampling.ts';
 
@@ -13,7 +14,7 @@ function logitsOf(weights: readonly number[]): Float32Array {
 
 function drawMany(options: Partial<SamplerOptions>, logits: Float32Array, count = 4000): number[] {
   const sampler = createSampler({ ...plain, ...options });
-  return Array.from({ length: count }, () => sampler.next(logits));
+  return Array.from({ length: count }, () => sampler.next(floatLogits(logits)));
 }
 
 function frequencies(ids: readonly number[], vocabSize: number): number[] {
@@ -37,17 +38,25 @@ function expectFrequencies(actual: readonly number[], expected: readonly number[
 describe('greedy sampling', () => {
   it('takes the likeliest token whatever the other options', () => {
     const sampler = createSampler({ temperature: 0, topK: 5, topP: 0.1, seed: 9 });
-    expect(sampler.next(Float32Array.of(-3, 0.5, 7, 6.9))).toBe(2);
+    expect(sampler.next(floatLogits(Float32Array.of(-3, 0.5, 7, 6.9)))).toBe(2);
+  });
+
+  it('asks for no more than the likeliest token, which a device may keep the others from', () => {
+    const values = () => {
+      throw new Error('copied');
+    };
+    const sampler = createSampler({ ...plain, temperature: 0 });
+    expect(sampler.next({ argmax: () => 7, values })).toBe(7);
   });
 
   it('takes the lowest id of tied tokens', () => {
     const sampler = createSampler({ ...plain, temperature: 0 });
-    expect(sampler.next(Float32Array.of(1, 4, 4, 4))).toBe(1);
+    expect(sampler.next(floatLogits(Float32Array.of(1, 4, 4, 4)))).toBe(1);
   });
 
   it('refuses logits that are not numbers', () => {
     const sampler = createSampler({ ...plain, temperature: 0 });
-    expect(() => sampler.next(new Float32Array(4).fill(NaN))).toThrow(AssertionError);
+    expect(() => sampler.next(floatLogits(new Float32Array(4).fill(NaN)))).toThrow(AssertionError);
   });
 });
 
@@ -86,7 +95,7 @@ describe('random sampling', () => {
 
   it('refuses logits that are not numbers', () => {
     const logits = Float32Array.of(0, NaN, 1);
-    expect(() => createSampler(plain).next(logits)).toThrow(AssertionError);
+    expect(() => createSampler(plain).next(floatLogits(logits))).toThrow(AssertionError);
   });
 
   it.each([{ temperature: -1 }, { topK: -1 }, { topK: 1.5 }, { topP: -0.1 }, { topP: 1.1 }])(

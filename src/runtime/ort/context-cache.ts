@@ -1,9 +1,17 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import { allocateFloats } from '../allocate.ts';
 import type { ContextCache, ContextView } from '../runtime.ts';
+import { decodePairs } from '../stored-rows.ts';
 import type { OrtEnvironment } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
+
+/** Rows of each head, `[rows, headDim]`, in arrays of their own or parts of larger ones. */
+export interface RowsOfHeads {
+  readonly keys: readonly Float32Array[];
+  readonly values: readonly Float32Array[];
+}
 
 /** A loaded context in host memory: each head's rows lie in arrays of their own. */
 export class OrtContextCache implements ContextCache {
@@ -14,15 +22,24 @@ export class OrtContextCache implements ContextCache {
   readonly #views = new Set<OrtContextView>();
   #lengths: Uint32Array;
 
-  constructor(environment: OrtEnvironment, layout: KvLayout, lengths: Uint32Array) {
-    assert(lengths.length === headCount(layout), 'a length for every head');
+  /** Owns `rows`. */
+  constructor(environment: OrtEnvironment, layout: KvLayout, rows: RowsOfHeads) {
     this.#environment = environment;
     this.#layout = layout;
-    this.#lengths = lengths.slice();
-    const allocate = (): Float32Array[] =>
+    this.#keys = [...rows.keys];
+    this.#values = [...rows.values];
+    this.#lengths = Uint32Array.from(rows.keys, ({ length }) => length / layout.headDim);
+  }
+
+  static allocate(
+    environment: OrtEnvironment,
+    layout: KvLayout,
+    lengths: Uint32Array,
+  ): OrtContextCache {
+    assert(lengths.length === headCount(layout), 'a length for every head');
+    const allocate = (): readonly Float32Array[] =>
       Array.from(lengths, (length) => allocateFloats(length * layout.headDim));
-    this.#keys = allocate();
-    this.#values = allocate();
+    return new OrtContextCache(environment, layout, { keys: allocate(), values: allocate() });
   }
 
   get lengths(): Uint32Array {
@@ -33,12 +50,18 @@ export class OrtContextCache implements ContextCache {
     return [...this.#keys, ...this.#values].reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
 
-  keys(head: number): Float32Array {
-    return defined(this.#keys[head], `head ${head}`);
+  write(head: number, firstRow: number, pairs: EncodedPairs, precision: Precision): void {
+    const keys = defined(this.#keys[head], `head ${head}`);
+    const values = defined(this.#values[head], `head ${head}`);
+    decodePairs({ keys, values, headDim: this.#layout.headDim }, firstRow, pairs, precision);
   }
 
-  values(head: number): Float32Array {
-    return defined(this.#values[head], `head ${head}`);
+  copyFrom(other: ContextCache): void {
+    assert(other instanceof OrtContextCache, 'a context of this runtime');
+    for (const head of this.#lengths.keys()) {
+      this.#keys[head]?.set(defined(other.#keys[head], `head ${head}`));
+      this.#values[head]?.set(defined(other.#values[head], `head ${head}`));
+    }
   }
 
   view(lengths: Uint32Array): ContextView {
@@ -77,9 +100,7 @@ export class OrtContextCache implements ContextCache {
   }
 }
 
-interface ViewSource {
-  readonly keys: readonly Float32Array[];
-  readonly values: readonly Float32Array[];
+interface ViewSource extends RowsOfHeads {
   readonly headDim: number;
   readonly onClose: () => void;
 }

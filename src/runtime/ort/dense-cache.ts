@@ -1,7 +1,10 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import { allocateFloats } from '../allocate.ts';
 import type { DenseCache } from '../runtime.ts';
+import { encodePairs } from '../stored-rows.ts';
+import type { RowsOfHeads } from './context-cache.ts';
 import type { OrtEnvironment } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
 
@@ -45,12 +48,23 @@ export class OrtDenseCache implements DenseCache {
     this.#length = length;
   }
 
+  pairs(head: number, rows: Uint32Array, precision: Precision): EncodedPairs {
+    const keys = this.#rows(this.keyTensors, head, [0, this.#length]);
+    const values = this.#rows(this.valueTensors, head, [0, this.#length]);
+    return encodePairs({ keys, values, headDim: this.#layout.headDim }, rows, precision);
+  }
+
   keys(head: number, start: number, end: number): Float32Array {
     return this.#rows(this.keyTensors, head, [start, end]);
   }
 
-  values(head: number, start: number, end: number): Float32Array {
-    return this.#rows(this.valueTensors, head, [start, end]);
+  /** All rows, in the cache's own memory. */
+  rowsOfHeads(): RowsOfHeads {
+    const rows = (tensors: readonly OrtTensor<Float32Array>[]): readonly Float32Array[] =>
+      Array.from({ length: headCount(this.#layout) }, (_, head) =>
+        this.#rows(tensors, head, [0, this.#length]),
+      );
+    return { keys: rows(this.keyTensors), values: rows(this.valueTensors) };
   }
 
   #rows(

@@ -1,7 +1,9 @@
 import { assert, defined } from '../../core/assert.ts';
 import { headCount } from '../../core/kv-layout.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
+import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import type { ContextCache, ContextView, DenseCache, Tail } from '../runtime.ts';
+import { decodePairs, encodePairs } from '../stored-rows.ts';
 
 /** One head's pairs as attention reads them, `[rows, headDim]` each. */
 export interface HeadRows {
@@ -137,6 +139,12 @@ export class ReferenceDenseCache implements DenseCache, DecoderCache {
     return { keys: this.tail.keys(head), values: this.tail.values(head), contextRows: 0 };
   }
 
+  pairs(head: number, rows: Uint32Array, precision: Precision): EncodedPairs {
+    const keys = this.keys(head, 0, this.length);
+    const values = this.values(head, 0, this.length);
+    return encodePairs({ keys, values, headDim: this.#headDim }, rows, precision);
+  }
+
   keys(head: number, start: number, end: number): Float32Array {
     return this.#narrow(this.tail.keys(head), start, end);
   }
@@ -158,10 +166,7 @@ export class ReferenceDenseCache implements DenseCache, DecoderCache {
   }
 }
 
-/**
- * Rows are float32, because the loader fills them through `keys()` and `values()` and no stored
- * precision holds more.
- */
+/** Rows are float32, because no stored precision holds more. */
 export class ReferenceContextCache implements ContextCache {
   readonly #layout: KvLayout;
   #keys: Float32Array[];
@@ -180,6 +185,19 @@ export class ReferenceContextCache implements ContextCache {
     this.#values = allocate();
   }
 
+  /** All rows of a dense cache, as the runtime hands them out: float32. */
+  static of(layout: KvLayout, dense: ReferenceDenseCache): ReferenceContextCache {
+    const context = new ReferenceContextCache(
+      layout,
+      new Uint32Array(headCount(layout)).fill(dense.length),
+    );
+    for (let head = 0; head < headCount(layout); head++) {
+      context.keys(head).set(dense.keys(head, 0, dense.length));
+      context.values(head).set(dense.values(head, 0, dense.length));
+    }
+    return context;
+  }
+
   get lengths(): Uint32Array {
     return Uint32Array.from(this.#keys, ({ length }) => length / this.#layout.headDim);
   }
@@ -194,6 +212,19 @@ export class ReferenceContextCache implements ContextCache {
 
   values(head: number): Float32Array {
     return defined(this.#values[head], `head ${head}`);
+  }
+
+  write(head: number, firstRow: number, pairs: EncodedPairs, precision: Precision): void {
+    const [keys, values] = [this.keys(head), this.values(head)];
+    decodePairs({ keys, values, headDim: this.#layout.headDim }, firstRow, pairs, precision);
+  }
+
+  copyFrom(other: ContextCache): void {
+    assert(other instanceof ReferenceContextCache, 'expected a context of the reference runtime');
+    for (const head of this.#keys.keys()) {
+      this.keys(head).set(other.keys(head));
+      this.values(head).set(other.values(head));
+    }
   }
 
   view(lengths: Uint32Array): ContextView {

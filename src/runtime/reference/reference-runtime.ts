@@ -1,8 +1,11 @@
 import { argmax } from '../../core/argmax.ts';
 import { assert } from '../../core/assert.ts';
+import { pairBytes } from '../../core/kv-layout.ts';
 import { kvLayout } from '../../model/config.ts';
+import { floatLogits } from '../float-logits.ts';
 import { checkTogether } from '../forward-slots.ts';
-import type { DenseCache, ForwardSlot, Runtime, ScoreSlice } from '../runtime.ts';
+import { hostPoolBytes } from '../host-pool-bytes.ts';
+import type { DenseCache, ForwardSlot, Logits, Runtime, ScoreSlice } from '../runtime.ts';
 import {
   ReferenceContextCache,
   ReferenceContextView,
@@ -49,10 +52,20 @@ export function createReferenceRuntime(
     name: 'reference',
     config,
     layout,
+    memory: 'host',
+    // Of a context's rows. Tails are float64.
+    rowBytes: pairBytes(layout, 1, Float32Array.BYTES_PER_ELEMENT),
+    sliceTokens: 256,
+    defaultPoolBytes: hostPoolBytes,
     // Nothing to prepare: weights were read when the runtime was made.
     warm: () => {},
     createDense: (capacity) => new ReferenceDenseCache(layout, capacity),
     createContext: (lengths) => new ReferenceContextCache(layout, lengths),
+    contextOf: (cache) => {
+      const context = ReferenceContextCache.of(layout, ownDense(cache));
+      cache.close();
+      return context;
+    },
     createTail: () => new ReferenceTail(layout),
     prefill: (cache, ids) => {
       const tokens = { ids, startPosition: cache.length, cache: ownDense(cache) };
@@ -89,7 +102,7 @@ function predictions(decoder: Decoder, hidden: Float64Array, { ids }: ScoreSlice
   return ids.map((_, token) => argmax(logits, token * vocabSize, (token + 1) * vocabSize));
 }
 
-function forwardSlot(decoder: Decoder, slot: ForwardSlot): Float32Array {
+function forwardSlot(decoder: Decoder, slot: ForwardSlot): Logits {
   const { ids, startPosition, context, tail } = slot;
   assert(context instanceof ReferenceContextView, 'expected a context of the reference runtime');
   assert(tail instanceof ReferenceTail, 'expected a tail of the reference runtime');
@@ -97,7 +110,7 @@ function forwardSlot(decoder: Decoder, slot: ForwardSlot): Float32Array {
   const rows = (head: number): HeadRows => context.rows(head, tail.rows);
   const hidden = decoder.run({ ids, startPosition, cache: { tail: tail.rows, rows } });
   const hiddenSize = hidden.length / ids.length;
-  return new Float32Array(decoder.logits(hidden.subarray(-hiddenSize)));
+  return floatLogits(new Float32Array(decoder.logits(hidden.subarray(-hiddenSize))));
 }
 
 function ownDense(cache: DenseCache): ReferenceDenseCache {

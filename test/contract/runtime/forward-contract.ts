@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { at } from '../../support/naive-decoder.ts';
+import { forwardTogether } from '../../support/ragged.ts';
 import { cut, emptyRequest, expectClose, tokens } from './subject.ts';
 import type { Subject } from './subject.ts';
 
@@ -19,7 +20,7 @@ export function forwardContract(subject: () => Subject): void {
     const { runtime, naive, tolerances } = subject();
     const ids = tokens(subject(), 24);
     const parts = emptyRequest(runtime);
-    const [logits] = runtime.forward([{ ...parts, ids, startPosition: 0 }]);
+    const [logits] = forwardTogether(runtime, [{ ...parts, ids, startPosition: 0 }]);
     const expected = at(naive({ ids, startPosition: 0 }).logits, 23);
     expectClose(logits, expected, tolerances.logits);
     expect(parts.tail.length).toBe(24);
@@ -33,7 +34,9 @@ export function forwardContract(subject: () => Subject): void {
       const parts = emptyRequest(runtime);
       let done = 0;
       for (const piece of cut(ids, sizes)) {
-        const [logits] = runtime.forward([{ ...parts, ids: piece, startPosition: 3 + done }]);
+        const [logits] = forwardTogether(runtime, [
+          { ...parts, ids: piece, startPosition: 3 + done },
+        ]);
         done += piece.length;
         expectClose(logits, at(expected, done - 1), tolerances.logits);
       }

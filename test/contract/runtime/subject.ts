@@ -1,5 +1,6 @@
 import { expect } from 'vitest';
-import { headCount } from '../../../src/core/kv-layout.ts';
+import { f32 } from '../../../src/compression/precision/f32.ts';
+import { headCount, type KvLayout } from '../../../src/core/kv-layout.ts';
 import { createRandom } from '../../../src/core/random.ts';
 import { runPieces } from '../../../src/runtime/run-pieces.ts';
 import type { DenseCache, Runtime } from '../../../src/runtime/runtime.ts';
@@ -32,13 +33,15 @@ export function tokens({ model }: Subject, count: number, seed = 0): Int32Array 
   return Int32Array.from({ length: count }, () => random.nextUint32() % model.config.vocabSize);
 }
 
-/** Random rows, float32 as a loader writes them; the lengths include 0 and differ between heads. */
+/**
+ * Random rows that binary16 holds exactly, too; the lengths include 0 and differ between heads.
+ */
 export function unevenContext({ runtime }: Subject, seed = 9): readonly NaiveHead[] {
   const random = createRandom(seed);
   const { headDim } = runtime.layout;
   const rows = (count: number) =>
     Array.from({ length: count }, () =>
-      Array.from({ length: headDim }, () => Math.fround(4 * random.next() - 2)),
+      Array.from({ length: headDim }, () => Math.round(256 * (4 * random.next() - 2)) / 256),
     );
   return Array.from({ length: headCount(runtime.layout) }, (_, head) => {
     const count = (head * 13) % 37;
@@ -59,14 +62,20 @@ export function prefilled(runtime: Runtime, ids: Int32Array, sizes: readonly num
 
 /** All rows of a dense cache, copied. */
 export function headsOf({ layout }: Runtime, cache: DenseCache): readonly NaiveHead[] {
-  const rows = (values: Float32Array) =>
-    Array.from({ length: cache.length }, (_, row) => [
-      ...values.subarray(row * layout.headDim, (row + 1) * layout.headDim),
-    ]);
-  return Array.from({ length: headCount(layout) }, (_, head) => ({
-    keys: rows(cache.keys(head, 0, cache.length)),
-    values: rows(cache.values(head, 0, cache.length)),
-  }));
+  const rows = Uint32Array.from({ length: cache.length }, (_, row) => row);
+  return Array.from({ length: headCount(layout) }, (_, head) => {
+    const { keys, values } = cache.pairs(head, rows, f32);
+    return { keys: decoded(keys, layout), values: decoded(values, layout) };
+  });
+}
+
+/** Rows that were encoded as `f32`. */
+function decoded(encoded: Uint8Array, { headDim }: KvLayout): number[][] {
+  const floats = new Float32Array(encoded.byteLength / Float32Array.BYTES_PER_ELEMENT);
+  f32.decode(encoded, floats, headDim);
+  return Array.from({ length: floats.length / headDim }, (_, row) => [
+    ...floats.subarray(row * headDim, (row + 1) * headDim),
+  ]);
 }
 
 export function cut(ids: Int32Array, sizes: readonly number[]): readonly Int32Array[] {

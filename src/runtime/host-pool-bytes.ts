@@ -4,12 +4,11 @@ import { freemem } from 'node:os';
 const leastBytes = 256 * 2 ** 20;
 
 /**
- * Memory for loaded contexts: what is configured or, for 0, half of what is free now, in this
- * process's container if it is in one.
+ * Host memory for loaded contexts: half of what is free now, in this process's container if it is
+ * in one.
  * @param freeBytes for tests
  */
-export function poolBytes(configured: number, freeBytes = availableBytes()): number {
-  if (configured > 0) return configured;
+export function hostPoolBytes(freeBytes = availableBytes()): number {
   return Math.max(leastBytes, Math.floor(freeBytes / 2));
 }
 
