@@ -1,4 +1,5 @@
 import { attentionKernels, type AttentionKernels } from './attention-kernels.ts';
+import { headKernels, type HeadKernels } from './head-kernels.ts';
 import type { KernelLauncher } from './kernel-module.ts';
 import { rowKernels, type RowKernels } from './row-kernels.ts';
 import { scoreKernels, type ScoreKernels } from './score-kernels.ts';
@@ -8,7 +9,7 @@ import { scoreKernels, type ScoreKernels } from './score-kernels.ts';
  * and rows; grids, threads and shared memory follow from the sizes. Addresses are the device's and
  * are not checked, nor is what lies there. Launches that have nothing to do are left out.
  */
-export type Kernels = AttentionKernels & ScoreKernels & RowKernels;
+export type Kernels = AttentionKernels & ScoreKernels & RowKernels & HeadKernels;
 
 /** The kernels of a loaded module. */
 export function createKernels(launcher: KernelLauncher): Kernels {
@@ -16,5 +17,6 @@ export function createKernels(launcher: KernelLauncher): Kernels {
     ...attentionKernels(launcher),
     ...scoreKernels(launcher),
     ...rowKernels(launcher),
+    ...headKernels(launcher),
   };
 }
