@@ -27,6 +27,18 @@ const signatures = {
   cuMemFree_v2: 'int cuMemFree_v2(uint64_t address)',
   cuMemHostAlloc: 'int cuMemHostAlloc(_Out_ uint64_t *address, size_t bytes, unsigned int flags)',
   cuMemFreeHost: 'int cuMemFreeHost(uint64_t address)',
+  cuMemAddressReserve:
+    'int cuMemAddressReserve(_Out_ uint64_t *address, size_t bytes, size_t alignment, uint64_t hint, uint64_t flags)',
+  cuMemAddressFree: 'int cuMemAddressFree(uint64_t address, size_t bytes)',
+  cuMemGetAllocationGranularity:
+    'int cuMemGetAllocationGranularity(_Out_ uint64_t *bytes, void *properties, int option)',
+  cuMemCreate:
+    'int cuMemCreate(_Out_ uint64_t *handle, size_t bytes, void *properties, uint64_t flags)',
+  cuMemRelease: 'int cuMemRelease(uint64_t handle)',
+  cuMemMap:
+    'int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle, uint64_t flags)',
+  cuMemUnmap: 'int cuMemUnmap(uint64_t address, size_t bytes)',
+  cuMemSetAccess: 'int cuMemSetAccess(uint64_t address, size_t bytes, void *access, size_t count)',
   cuMemcpyHtoDAsync_v2:
     'int cuMemcpyHtoDAsync_v2(uint64_t target, void *source, size_t bytes, uint64_t stream)',
   cuMemcpyDtoHAsync_v2:

@@ -37,7 +37,12 @@ export interface LayerRunnerOptions {
   readonly weights: DeviceWeights;
   /** Most tokens of a call. */
   readonly mostTokens: number;
+  /** Where the integers of a call are; memory of the runner's own by default. */
+  readonly inputs?: Readonly<Record<IntegerInput, bigint>>;
 }
+
+/** int64, one a token. */
+export type IntegerInput = 'input_ids' | 'position_ids' | 'rows';
 
 /** A dense cache's layer, as `attend` takes it. */
 export interface DenseLayer {
@@ -85,8 +90,9 @@ export class LayerRunner implements Closeable {
   }
 
   /** `input_ids`, `position_ids` and `rows` are int64, one a token; the rest as in `layerGraph`. */
-  address(name: Exclude<Activation, 'residual0' | 'residual1'>): bigint {
-    return this.#arena.address(this.#regions[name]);
+  address(name: Activation): bigint {
+    const given = this.#options.inputs?.[name as IntegerInput];
+    return given ?? this.#arena.address(this.#regions[name]);
   }
 
   /** Tokens to the first layer's queries, keys and values. */
@@ -212,11 +218,7 @@ export class LayerRunner implements Closeable {
       const isInteger = integers.has(name);
       const width = widthsOf(config)[name];
       const shape = name === 'rows' ? [tokens] : isInteger ? [1, tokens] : [1, tokens, width];
-      tensor = gpu.ort.tensor(
-        isInteger ? 'int64' : type,
-        this.#arena.address(this.#regions[name]),
-        shape,
-      );
+      tensor = gpu.ort.tensor(isInteger ? 'int64' : type, this.address(name), shape);
       ofSize.set(name, tensor);
     }
     return tensor;
@@ -226,9 +228,7 @@ export class LayerRunner implements Closeable {
 type Tensors = Readonly<Record<string, OrtTensor>>;
 
 type Activation =
-  | 'input_ids'
-  | 'position_ids'
-  | 'rows'
+  | IntegerInput
   | 'residual0'
   | 'residual1'
   | 'query'

@@ -1,0 +1,169 @@
+import { assert, defined } from '../../core/assert.ts';
+import type { Closeable } from '../../core/closeable.ts';
+import { ReadonceError } from '../../core/errors.ts';
+import type { Gpu } from './gpu.ts';
+import { GrowingMemory, granularity } from './growing-memory.ts';
+import { elementBytes, type HeadDim, type PagedPool, type PoolFormat } from './kernel-shapes.ts';
+
+/** Sizes of a pool. */
+export interface BlockPoolOptions {
+  readonly format: Extract<PoolFormat, 'f16' | 'i8r'>;
+  readonly headDim: HeadDim;
+  /** Most bytes that blocks may take. */
+  readonly poolBytes: number;
+}
+
+/**
+ * Rows of a block. Attention is as fast with 16 rows as with 256 (native/README.md), so what counts
+ * is the memory that a sequence's last block wastes, half a block on average, against the size of
+ * tables.
+ */
+export const blockSize = 32;
+
+/** About what the pool grows and shrinks by, keys or values. */
+const chunkBytes = 32 * 1024 * 1024;
+
+interface Chunk {
+  /** Blocks that are free; the whole chunk is when there are as many as it has. */
+  readonly free: number[];
+}
+
+/**
+ * All keys and values in device memory: blocks that contexts and tails of all layers and heads take
+ * and give back. The memory behind them is taken from the device as it is needed, lowest blocks
+ * first, and given back chunk by chunk.
+ */
+export class BlockPool implements Closeable {
+  readonly pool: PagedPool;
+  /** Bytes of a block, keys and values. */
+  readonly blockBytes: number;
+  readonly mostBlocks: number;
+  readonly #gpu: Gpu;
+  readonly #parts: readonly GrowingMemory[];
+  readonly #chunkBlocks: number;
+  /** By number; undefined: not backed. */
+  readonly #chunks: (Chunk | undefined)[];
+  #taken = 0;
+
+  constructor(gpu: Gpu, { format, headDim, poolBytes }: BlockPoolOptions) {
+    this.#gpu = gpu;
+    const rowBytes = headDim * elementBytes(format);
+    const granule = granularity(gpu.device);
+    const partBytes = Math.ceil(chunkBytes / granule) * granule;
+    this.#chunkBlocks = partBytes / (blockSize * rowBytes);
+    const magnitudeBytes = format === 'i8r' ? 2 : 0;
+    this.blockBytes = 2 * blockSize * (rowBytes + magnitudeBytes);
+    const mostChunks = Math.max(
+      1,
+      Math.floor(poolBytes / (this.blockBytes * this.#chunkBlocks)),
+    );
+    this.mostBlocks = mostChunks * this.#chunkBlocks;
+    this.#chunks = Array.from({ length: mostChunks }, () => undefined);
+    const part = (bytes: number): GrowingMemory =>
+      new GrowingMemory(gpu.device, {
+        chunkBytes: Math.ceil(bytes / granule) * granule,
+        mostChunks,
+      });
+    const elements = [part(partBytes), part(partBytes)] as const;
+    // A chunk of magnitudes is rounded up to a granule: its blocks would not be numbered through.
+    assert(format === 'f16', 'only pools of f16 are built');
+    this.#parts = elements;
+    this.pool = {
+      format,
+      headDim,
+      blockSize,
+      keys: elements[0].address,
+      values: elements[1].address,
+    };
+  }
+
+  /** Bytes of the blocks that are taken. */
+  get takenBytes(): number {
+    return this.#taken * this.blockBytes;
+  }
+
+  /** Bytes of device memory that the pool holds. */
+  get heldBytes(): number {
+    const chunks = this.#chunks.filter((chunk) => chunk !== undefined).length;
+    return chunks * this.#parts.reduce((sum, part) => sum + part.chunkBytes, 0);
+  }
+
+  /**
+   * Takes blocks; what they hold is undefined.
+   * @throws ReadonceError `out_of_memory`; nothing is taken then
+   */
+  take(count: number): Int32Array {
+    const blocks = new Int32Array(count);
+    let taken = 0;
+    for (let number = 0; taken < count && number < this.#chunks.length; number++) {
+      const chunk = this.#chunks[number] ?? this.#back(number, blocks.subarray(0, taken));
+      while (taken < count && chunk.free.length > 0) {
+        blocks[taken++] = defined(chunk.free.pop(), 'a free block');
+      }
+    }
+    this.#taken += taken;
+    if (taken < count) {
+      this.give(blocks.subarray(0, taken));
+      throw this.#full(count);
+    }
+    return blocks;
+  }
+
+  /** Gives blocks back. Kernels that were started before may still read them. */
+  give(blocks: Iterable<number>): void {
+    const touched = new Set<number>();
+    for (const block of blocks) {
+      const number = Math.floor(block / this.#chunkBlocks);
+      defined(this.#chunks[number], 'a backed chunk').free.push(block);
+      touched.add(number);
+      this.#taken--;
+    }
+    for (const number of touched) this.#releaseIfSpare(number);
+  }
+
+  close(): void {
+    for (const part of this.#parts) part.close();
+  }
+
+  #back(number: number, taken: Int32Array): Chunk {
+    const backed: GrowingMemory[] = [];
+    try {
+      for (const part of this.#parts) {
+        part.back(number);
+        backed.push(part);
+      }
+    } catch (error) {
+      for (const part of backed) part.release(number);
+      this.#taken += taken.length;
+      this.give(taken);
+      throw error;
+    }
+    const first = number * this.#chunkBlocks;
+    // The last is taken first.
+    const free = Array.from({ length: this.#chunkBlocks }, (_, i) => first + this.#chunkBlocks - 1 - i);
+    const chunk = { free };
+    this.#chunks[number] = chunk;
+    return chunk;
+  }
+
+  /** Gives a free chunk's memory back, but for one: who comes next should not have to wait. */
+  #releaseIfSpare(number: number): void {
+    const isFree = (chunk: Chunk | undefined): boolean =>
+      chunk?.free.length === this.#chunkBlocks;
+    if (!isFree(this.#chunks[number])) return;
+    if (!this.#chunks.some((chunk, other) => other !== number && isFree(chunk))) return;
+    this.#gpu.stream.synchronize();
+    for (const part of this.#parts) part.release(number);
+    this.#chunks[number] = undefined;
+  }
+
+  #full(count: number): ReadonceError {
+    const free = this.mostBlocks - this.#taken;
+    return new ReadonceError(
+      'out_of_memory',
+      `Expected ${count} free blocks of device memory but there are ${free} of ` +
+        `${this.mostBlocks}: ask with a smaller keepRatio or maxTokens, or raise READONCE_POOL_BYTES`,
+      { details: { blocks: count, free, blockBytes: this.blockBytes } },
+    );
+  }
+}

@@ -1,0 +1,262 @@
+import { assert } from '../../core/assert.ts';
+import { ReadonceError } from '../../core/errors.ts';
+import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import type { GraphSource } from '../../graph/decoder-blocks.ts';
+import type { ComputeType } from '../../graph/layer-graphs.ts';
+import { kvLayout, type ModelConfig } from '../../model/config.ts';
+import { checkTogether } from '../forward-slots.ts';
+import type {
+  ContextCache,
+  DenseCache,
+  ForwardSlot,
+  Logits,
+  Pieces,
+  Runtime,
+  ScoreSlice,
+  Tail,
+} from '../runtime.ts';
+import { checkScoreSlice } from '../score-slice.ts';
+import { BlockPool } from './block-pool.ts';
+import { CudaContextCache, CudaContextView, type CachesOptions } from './context-cache.ts';
+import { CudaDenseCache } from './dense-cache.ts';
+import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
+import { Gpu } from './gpu.ts';
+import { headDims, type HeadDim } from './kernel-shapes.ts';
+import { LayerSessions } from './layer-runner.ts';
+import { mostQueryTokens, mostSlots, QueryCalls, type CudaSlot } from './query-call.ts';
+import { RowTransfer } from './row-transfer.ts';
+import { CudaTail } from './tail.ts';
+import { DeviceWeights } from './weights.ts';
+
+/** What of a GPU a runtime may use. */
+export interface CudaRuntimeOptions {
+  readonly deviceIndex: number;
+  /** Most bytes of loaded contexts and tails; 0: three fifths of what is free beside the weights. */
+  readonly poolBytes: number;
+}
+
+/** Of what is free beside the weights; the rest is for documents that are being read. */
+const poolShare = 0.6;
+
+/**
+ * ONNX Runtime and kernels of our own on an NVIDIA GPU, float16. Documents, contexts and tails live
+ * in device memory from prefill to answer.
+ * @throws ReadonceError `engine_unavailable` if something is missing, `unsupported` for a model
+ * without kernels, `out_of_memory` if it does not fit
+ */
+export function createCudaRuntime(source: GraphSource, options: CudaRuntimeOptions): Runtime {
+  const { headDim } = source.config;
+  if (!headDims.some((each) => each === headDim)) {
+    throw new ReadonceError(
+      'unsupported',
+      `Expected heads of ${headDims.join(' or ')} elements on a GPU but got ${headDim}: use the CPU`,
+    );
+  }
+  return new CudaRuntime(source, options);
+}
+
+class CudaRuntime implements Runtime {
+  readonly name = 'ort-cuda';
+  readonly config: ModelConfig;
+  readonly layout: KvLayout;
+  readonly memory = 'device';
+  readonly rowBytes: number;
+  readonly sliceTokens = mostDenseTokens;
+  readonly #type: ComputeType = 'float16';
+  readonly #gpu: Gpu;
+  readonly #weights: DeviceWeights;
+  readonly #sessions: LayerSessions;
+  readonly #transfer: RowTransfer;
+  readonly #blocks: BlockPool;
+  readonly #caches: CachesOptions;
+  readonly #dense: DenseCalls;
+  readonly #queries: QueryCalls;
+
+  constructor(source: GraphSource, { deviceIndex, poolBytes }: CudaRuntimeOptions) {
+    this.config = source.config;
+    this.layout = kvLayout(source.config);
+    const headDim = source.config.headDim as HeadDim;
+    const [keyAndValue, elementBytes] = [2, 2];
+    this.rowBytes = keyAndValue * headDim * elementBytes;
+    const gpu = new Gpu(deviceIndex);
+    this.#gpu = gpu;
+    this.#weights = new DeviceWeights(gpu, source, this.#type);
+    this.#sessions = new LayerSessions(gpu, source.config, this.#type);
+    this.#transfer = new RowTransfer(gpu, { headDim, type: 'f16' });
+    const freeBytes = gpu.device.memory().freeBytes;
+    this.#blocks = new BlockPool(gpu, {
+      format: 'f16',
+      headDim,
+      poolBytes: poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare),
+    });
+    const shared = { gpu, layout: this.layout, type: this.#type };
+    this.#caches = { ...shared, blocks: this.#blocks, transfer: this.#transfer };
+    const computing = {
+      ...shared,
+      config: source.config,
+      sessions: this.#sessions,
+      weights: this.#weights,
+    };
+    this.#dense = new DenseCalls(computing);
+    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks });
+  }
+
+  defaultPoolBytes(): number {
+    return this.#blocks.mostBlocks * this.#blocks.blockBytes;
+  }
+
+  /** Compiles what the first call of each kind would wait for. */
+  warm(): void {
+    const dense = this.createDense(2);
+    try {
+      for (const piece of this.prefill(dense, Int32Array.of(0))) piece();
+    } finally {
+      dense.close();
+    }
+    const context = this.createContext(new Uint32Array(headCount(this.layout)));
+    const tail = this.createTail();
+    try {
+      const slot = { context: context.view(context.lengths), tail, startPosition: 0 };
+      for (let i = 0; i < 3; i++) this.forward([{ ...slot, ids: Int32Array.of(0) }]);
+    } finally {
+      tail.close();
+      context.close();
+    }
+  }
+
+  createDense(capacity: number): DenseCache {
+    return new CudaDenseCache({ ...this.#caches, type: this.#type }, capacity);
+  }
+
+  createContext(lengths: Uint32Array): ContextCache {
+    return new CudaContextCache(this.#caches, lengths);
+  }
+
+  contextOf(cache: DenseCache): ContextCache {
+    const dense = ownDense(cache);
+    const { layout } = this;
+    const context = new CudaContextCache(
+      this.#caches,
+      new Uint32Array(headCount(layout)).fill(dense.length),
+    );
+    try {
+      this.#copyDense(dense, context);
+    } catch (error) {
+      context.close();
+      throw error;
+    }
+    dense.close();
+    return context;
+  }
+
+  createTail(): Tail {
+    return new CudaTail(this.#caches);
+  }
+
+  prefill(cache: DenseCache, ids: Int32Array): Pieces {
+    return this.#dense.pieces(ownDense(cache), ids, undefined);
+  }
+
+  score(cache: DenseCache, slice: ScoreSlice): Pieces {
+    const dense = ownDense(cache);
+    checkScoreSlice(slice, this.layout, dense.length);
+    return this.#dense.pieces(dense, slice.ids, slice);
+  }
+
+  forward(slots: readonly ForwardSlot[]): readonly Logits[] {
+    checkTogether(slots);
+    this.#transfer.flush();
+    const own = slots.map(ownSlot);
+    const logits: Logits[] = [];
+    for (const together of callsOf(own.map((slot) => this.#shorten(slot)))) {
+      logits.push(...this.#queries.run(together));
+    }
+    return logits;
+  }
+
+  /** Computes all tokens of a long question but the last ones. */
+  #shorten(slot: CudaSlot): CudaSlot {
+    let { ids, startPosition } = slot;
+    while (ids.length > mostQueryTokens) {
+      this.#queries.run([{ ...slot, ids: ids.subarray(0, mostQueryTokens), startPosition }]);
+      ids = ids.subarray(mostQueryTokens);
+      startPosition += mostQueryTokens;
+    }
+    return { ...slot, ids, startPosition };
+  }
+
+  close(): void {
+    this.#gpu.stream.synchronize();
+    this.#queries.close();
+    this.#dense.close();
+    this.#blocks.close();
+    this.#transfer.close();
+    this.#sessions.close();
+    this.#weights.close();
+    this.#gpu.close();
+  }
+
+  /** All rows into blocks, layer by layer. */
+  #copyDense(dense: CudaDenseCache, context: CudaContextCache): void {
+    const { stream, kernels, device } = this.#gpu;
+    const { layers, kvHeads } = this.layout;
+    const rows = dense.length;
+    if (rows === 0) return;
+    const all = Int32Array.from({ length: rows }, (_, row) => row);
+    const starts = Int32Array.from({ length: kvHeads + 1 }, (_, head) => head * rows);
+    const kept = device.allocate(kvHeads * all.byteLength + starts.byteLength);
+    try {
+      for (let head = 0; head < kvHeads; head++) {
+        stream.copyToDevice(kept.address + BigInt(head * all.byteLength), all);
+      }
+      const keptStarts = kept.address + BigInt(kvHeads * all.byteLength);
+      stream.copyToDevice(keptStarts, starts);
+      const table = this.#transfer.tableOf(context.target);
+      for (let layer = 0; layer < layers; layer++) {
+        const { maxBlocks } = context.target;
+        kernels.compact(stream, {
+          type: 'f16',
+          denseKeys: dense.keysAddress(layer),
+          denseValues: dense.valuesAddress(layer),
+          capacity: dense.capacity,
+          kvHeads,
+          kept: kept.address,
+          keptStarts,
+          mostKept: rows,
+          pool: this.#blocks.pool,
+          table: { address: table + BigInt(layer * kvHeads * maxBlocks * 4), maxBlocks },
+        });
+      }
+      stream.synchronize();
+    } finally {
+      kept.close();
+    }
+  }
+}
+
+/** Slots in calls that are not too large; a long question's tokens in several. */
+function* callsOf(slots: readonly CudaSlot[]): Generator<readonly CudaSlot[]> {
+  let together: CudaSlot[] = [];
+  let tokens = 0;
+  for (const slot of slots) {
+    if (together.length === mostSlots || tokens + slot.ids.length > mostQueryTokens) {
+      yield together;
+      [together, tokens] = [[], 0];
+    }
+    together.push(slot);
+    tokens += slot.ids.length;
+  }
+  yield together;
+}
+
+function ownSlot(slot: ForwardSlot): CudaSlot {
+  const { context, tail } = slot;
+  assert(context instanceof CudaContextView, 'a context of this runtime');
+  assert(tail instanceof CudaTail, 'a tail of this runtime');
+  return { ...slot, context, tail };
+}
+
+function ownDense(cache: DenseCache): CudaDenseCache {
+  assert(cache instanceof CudaDenseCache, 'a cache of this runtime');
+  return cache;
+}

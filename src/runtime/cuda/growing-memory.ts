@@ -1,0 +1,88 @@
+import { assert } from '../../core/assert.ts';
+import type { Closeable } from '../../core/closeable.ts';
+import type { CudaDevice } from './device.ts';
+
+/** CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_LOCATION_TYPE_DEVICE, CU_MEM_ACCESS_FLAGS_PROT_READWRITE. */
+const [pinned, onDevice, readAndWrite] = [1, 1, 3];
+/** CU_MEM_ALLOC_GRANULARITY_MINIMUM. */
+const minimum = 0;
+/** Bytes of CUmemAllocationProp. */
+const propertiesBytes = 32;
+
+/**
+ * A run of device addresses that is backed by memory chunk by chunk, as it is needed: kernels see
+ * one array, other programs keep what is not used.
+ */
+export class GrowingMemory implements Closeable {
+  readonly address: bigint;
+  readonly chunkBytes: number;
+  readonly #device: CudaDevice;
+  readonly #reservedBytes: number;
+  readonly #properties: Uint8Array;
+  readonly #access: Int32Array;
+  /** By chunk: the handle of the memory behind it. */
+  readonly #handles = new Map<number, bigint>();
+  #open = true;
+
+  /**
+   * @param chunkBytes a multiple of `granularity`
+   * @param mostChunks addresses are reserved for so many; they cost nothing
+   */
+  constructor(
+    device: CudaDevice,
+    { chunkBytes, mostChunks }: { readonly chunkBytes: number; readonly mostChunks: number },
+  ) {
+    assert(chunkBytes % granularity(device) === 0, 'chunks of whole granules');
+    this.#device = device;
+    this.chunkBytes = chunkBytes;
+    this.#properties = allocationProperties(device);
+    this.#access = Int32Array.of(onDevice, device.index, readAndWrite);
+    this.#reservedBytes = chunkBytes * mostChunks;
+    this.address = device.driver.create('cuMemAddressReserve', this.#reservedBytes, 0, 0n, 0n);
+  }
+
+  /** @throws ReadonceError `out_of_memory` */
+  back(chunk: number): void {
+    const { driver } = this.#device;
+    assert(!this.#handles.has(chunk), 'a chunk is backed once');
+    const handle = driver.create('cuMemCreate', this.chunkBytes, this.#properties, 0n);
+    const address = this.#chunkAddress(chunk);
+    driver.call('cuMemMap', address, this.chunkBytes, 0, handle, 0n);
+    driver.call('cuMemSetAccess', address, this.chunkBytes, this.#access, 1);
+    this.#handles.set(chunk, handle);
+  }
+
+  /** Gives a chunk's memory back; no kernel may use it any more. */
+  release(chunk: number): void {
+    const { driver } = this.#device;
+    const handle = this.#handles.get(chunk);
+    assert(handle !== undefined, 'a chunk that is backed');
+    driver.call('cuMemUnmap', this.#chunkAddress(chunk), this.chunkBytes);
+    driver.call('cuMemRelease', handle);
+    this.#handles.delete(chunk);
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    for (const chunk of [...this.#handles.keys()]) this.release(chunk);
+    this.#device.driver.call('cuMemAddressFree', this.address, this.#reservedBytes);
+  }
+
+  #chunkAddress(chunk: number): bigint {
+    return this.address + BigInt(chunk * this.chunkBytes);
+  }
+}
+
+/** What chunks are multiples of, bytes. */
+export function granularity(device: CudaDevice): number {
+  const properties = allocationProperties(device);
+  return Number(device.driver.create('cuMemGetAllocationGranularity', properties, minimum));
+}
+
+/** CUmemAllocationProp: type, no handle types, location (type, id), and nothing else. */
+function allocationProperties(device: CudaDevice): Uint8Array {
+  const properties = new Uint8Array(propertiesBytes);
+  new Int32Array(properties.buffer).set([pinned, 0, onDevice, device.index]);
+  return properties;
+}

@@ -1,0 +1,130 @@
+import { assert, defined } from '../../core/assert.ts';
+import type { Closeable } from '../../core/closeable.ts';
+import type { KvLayout } from '../../core/kv-layout.ts';
+import type { DeviceMemory, PinnedMemory } from './device.ts';
+import type { Gpu } from './gpu.ts';
+import type { BlockTable } from './kernel-shapes.ts';
+import type { Unit } from './units.ts';
+
+/** Units of a call at most: contexts and tails of 32 requests, or of one long question. */
+export const mostUnits = 64;
+
+interface Slot {
+  readonly owner: object;
+  readonly number: number;
+  readonly version: number;
+}
+
+const intBytes = Int32Array.BYTES_PER_ELEMENT;
+const firstBlocks = 64;
+
+/**
+ * The tables of the units that are computed together, `[layers, units · kvHeads, maxBlocks]` on the
+ * device. A unit keeps its place from call to call, so that a step copies what has changed: the
+ * tables of who joined, and of tails that got another block.
+ */
+export class UnitSlots implements Closeable {
+  readonly #gpu: Gpu;
+  readonly #layout: KvLayout;
+  readonly #slots: (Slot | undefined)[] = Array.from({ length: mostUnits }, () => undefined);
+  #maxBlocks = 0;
+  #memory: DeviceMemory | undefined;
+  #staging: PinnedMemory | undefined;
+
+  /** @throws ReadonceError `out_of_memory` */
+  constructor(gpu: Gpu, layout: KvLayout) {
+    this.#gpu = gpu;
+    this.#layout = layout;
+    this.#grow(firstBlocks);
+  }
+
+  /** KV heads of all units. */
+  get sequences(): number {
+    return mostUnits * this.#layout.kvHeads;
+  }
+
+  get maxBlocks(): number {
+    return this.#maxBlocks;
+  }
+
+  /** The table of one layer. */
+  table(layer: number): BlockTable {
+    const memory = defined(this.#memory, 'a table');
+    const offset = layer * this.sequences * this.#maxBlocks * intBytes;
+    return { address: memory.address + BigInt(offset), maxBlocks: this.#maxBlocks };
+  }
+
+  /**
+   * Gives each unit a place, and sees to it that its table is there.
+   * @returns the places, and whether the table as a whole has moved
+   * @throws ReadonceError `out_of_memory`
+   */
+  place(units: readonly Unit[]): { readonly places: readonly number[]; readonly moved: boolean } {
+    assert(units.length <= mostUnits, `at most ${mostUnits} units but got ${units.length}`);
+    const needed = Math.max(...units.map(({ blocks }) => blocks.maxBlocks));
+    const moved = needed > this.#maxBlocks;
+    if (moved) this.#grow(2 ** Math.ceil(Math.log2(needed)));
+    const places = this.#placesOf(units);
+    for (const [i, place] of places.entries()) this.#fill(place, defined(units[i], 'a unit'));
+    return { places, moved };
+  }
+
+  close(): void {
+    this.#memory?.close();
+    this.#staging?.close();
+  }
+
+  #placesOf(units: readonly Unit[]): readonly number[] {
+    const places = units.map(({ key }) =>
+      this.#slots.findIndex((slot) => slot?.owner === key.owner && slot.number === key.number),
+    );
+    const used = new Set(places);
+    let next = 0;
+    return places.map((place) => {
+      if (place !== -1) return place;
+      while (used.has(next)) next++;
+      used.add(next);
+      return next;
+    });
+  }
+
+  #fill(place: number, { key, blocks }: Unit): void {
+    const slot = this.#slots[place];
+    if (slot?.owner === key.owner && slot.version === blocks.version) {
+      this.#slots[place] = { ...key, version: blocks.version };
+      return;
+    }
+    const { layers, kvHeads } = this.#layout;
+    const unitBytes = layers * kvHeads * this.#maxBlocks * intBytes;
+    const staging = defined(this.#staging, 'staging');
+    const { buffer, byteOffset } = staging.bytes;
+    const target = new Int32Array(buffer, byteOffset + place * unitBytes, unitBytes / intBytes);
+    for (let head = 0; head < layers * kvHeads; head++) {
+      const row = blocks.table.subarray(head * blocks.maxBlocks, (head + 1) * blocks.maxBlocks);
+      target.set(row, head * this.#maxBlocks);
+    }
+    const rowBytes = kvHeads * this.#maxBlocks * intBytes;
+    this.#gpu.stream.copyRowsToDevice({
+      target: defined(this.#memory, 'a table').address + BigInt(place * rowBytes),
+      targetPitchBytes: mostUnits * rowBytes,
+      source: staging.part({ offsetBytes: place * unitBytes, sizeBytes: unitBytes }),
+      sourcePitchBytes: rowBytes,
+      widthBytes: rowBytes,
+      rows: layers,
+    });
+    this.#slots[place] = { ...key, version: blocks.version };
+  }
+
+  #grow(maxBlocks: number): void {
+    const { device, stream } = this.#gpu;
+    stream.synchronize();
+    this.#memory?.close();
+    this.#staging?.close();
+    [this.#memory, this.#staging] = [undefined, undefined];
+    const bytes = this.#layout.layers * this.sequences * maxBlocks * intBytes;
+    this.#memory = device.allocate(bytes);
+    this.#staging = device.pin(bytes);
+    this.#maxBlocks = maxBlocks;
+    this.#slots.fill(undefined);
+  }
+}
