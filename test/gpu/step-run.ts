@@ -1,0 +1,241 @@
+import { assert } from '../../src/core/assert.ts';
+import type { Random } from '../../src/core/random.ts';
+import {
+  elementBytes,
+  modelTypeOf,
+  partialBytes,
+  type PagedPool,
+} from '../../src/runtime/cuda/kernel-shapes.ts';
+import type { Parts } from '../../src/runtime/cuda/attention-kernels.ts';
+import { fromBits } from './numbers.ts';
+import type { Gpu, Scratch } from './scratch.ts';
+import {
+  group,
+  kvHeads,
+  lengthsAfter,
+  lengthsBefore,
+  queryCount,
+  queryHeads,
+  tokens,
+  units,
+  type LaunchGroup,
+  type StepCase,
+} from './step-case.ts';
+
+const blockSize = 16;
+/** A table entry that no kernel may follow. */
+const badBlock = 2 ** 29;
+/** Rows of a piece, so that long sequences have several. */
+const pieceRows = 40;
+
+/** A case's memory on the device. */
+export interface StepMemory {
+  readonly pool: PagedPool;
+  readonly table: { readonly address: bigint; readonly maxBlocks: number };
+  readonly staging: Uint8Array;
+  readonly pieces: Int32Array;
+  readonly out: bigint;
+  readonly outBytes: number;
+  readonly lengths: bigint;
+  /** Puts one step into the stream; it begins with the lengths before it, so it may be repeated. */
+  readonly enqueue: () => void;
+}
+
+/** Blocks in an order of their own for every sequence, bad entries behind them. */
+function makeTable(random: Random): {
+  readonly entries: Int32Array;
+  readonly maxBlocks: number;
+  readonly blocks: number;
+} {
+  const counts = lengthsAfter.map((length) => Math.ceil(length / blockSize));
+  const maxBlocks = Math.max(...counts) + 1;
+  const blocks = counts.reduce((sum, count) => sum + count, 3);
+  const order = Array.from({ length: blocks }, (_, block) => ({ block, key: random.next() }))
+    .sort((a, b) => a.key - b.key)
+    .map(({ block }) => block);
+  const entries = new Int32Array(counts.length * maxBlocks).fill(badBlock);
+  for (const [s, count] of counts.entries()) {
+    entries.set(order.splice(0, count), s * maxBlocks);
+  }
+  return { entries, maxBlocks, blocks };
+}
+
+/** Stored rows as they lie on disk: pieces of encoded keys, then values, at multiples of 16. */
+function makeStaging(step: StepCase): {
+  readonly staging: Uint8Array;
+  readonly pieces: Int32Array;
+} {
+  const pieces: number[] = [];
+  const runs: Uint8Array[] = [];
+  let offset = 0;
+  for (const [sequence, { keys, values }] of step.stored.entries()) {
+    for (let first = 0; first < keys.length; first += pieceRows) {
+      const rows = [keys, values].flatMap((all) => all.slice(first, first + pieceRows));
+      pieces.push(offset / 16, rows.length / 2, first, sequence);
+      const bytes = rows.reduce((sum, row) => sum + row.bytes.length, 0);
+      const padding = new Uint8Array(Math.ceil(bytes / 16) * 16 - bytes).fill(0xff);
+      for (const run of [...rows.map((row) => row.bytes), padding]) {
+        runs.push(run);
+        offset += run.length;
+      }
+    }
+  }
+  return { staging: new Uint8Array(Buffer.concat(runs)), pieces: Int32Array.from(pieces) };
+}
+
+/** The pool's bytes with the stored rows in place, for formats that nothing is loaded into. */
+function placeRows(
+  step: StepCase,
+  part: 'keys' | 'values',
+  table: ReturnType<typeof makeTable>,
+): Uint8Array {
+  const bytes = new Uint8Array(table.blocks * blockSize * step.headDim).fill(0x80);
+  for (const [sequence, rows] of step.stored.entries()) {
+    for (const [i, row] of rows[part].entries()) {
+      const block = table.entries[sequence * table.maxBlocks + Math.floor(i / blockSize)] ?? 0;
+      bytes.set(row.bytes, (block * blockSize + (i % blockSize)) * step.headDim);
+    }
+  }
+  return bytes;
+}
+
+function makePool(
+  step: StepCase,
+  scratch: Scratch,
+  table: ReturnType<typeof makeTable>,
+): PagedPool {
+  const { format, headDim } = step;
+  const rows = table.blocks * blockSize;
+  const poison = elementBytes(format) === 1 ? 0x80 : 0xff;
+  const elements = (part: 'keys' | 'values'): bigint =>
+    format === 'i8c'
+      ? scratch.upload(placeRows(step, part, table))
+      : scratch.room(rows * headDim * elementBytes(format), poison);
+  const pool = { format, headDim, blockSize, keys: elements('keys'), values: elements('values') };
+  if (format === 'i8r') {
+    return { ...pool, keyLargest: scratch.room(rows * 2), valueLargest: scratch.room(rows * 2) };
+  }
+  if (format !== 'i8c') return pool;
+  const [keyScales, valueScales] = [step.keyScales, step.valueScales].map((x) => scratch.upload(x));
+  assert(keyScales !== undefined && valueScales !== undefined, 'both are there');
+  return { ...pool, keyScales, valueScales };
+}
+
+/** Lays a case out on the device and says how its step runs. */
+export function prepareStep(
+  gpu: Gpu,
+  scratch: Scratch,
+  random: Random,
+  step: StepCase,
+): StepMemory {
+  const { stream, kernels } = gpu;
+  const { format, headDim } = step;
+  const table = makeTable(random);
+  const pool = makePool(step, scratch, table);
+  const tableAt = { address: scratch.upload(table.entries), maxBlocks: table.maxBlocks };
+  const lengthBytes = lengthsBefore.length * 4;
+  const before = scratch.upload(Int32Array.from(lengthsBefore));
+  const lengths = scratch.room(lengthBytes);
+  const [newKeys, newValues] = [step.newKeys, step.newValues].map((x) => scratch.upload(x.bits));
+  assert(newKeys !== undefined && newValues !== undefined, 'both are there');
+  const tokensAt = scratch.upload(Int32Array.from(tokens.flat()));
+  const queries = scratch.upload(step.queries.bits);
+  const outBytes = queryCount * queryHeads * headDim * 2;
+  const out = scratch.room(outBytes);
+  const launches = step.groups.map((one) => prepareGroup(gpu, scratch, step, one));
+  const [first, second] = launches;
+  assert(first !== undefined, 'there is a launch');
+  const part = (address: bigint, one: LaunchGroup, bytes: number): bigint =>
+    address + BigInt(one.firstUnit * kvHeads * bytes);
+  const enqueue = (): void => {
+    stream.copyOnDevice({ target: lengths, source: before, sizeBytes: lengthBytes });
+    for (const { one, parts, newTokens } of launches) {
+      const { tileStarts, sequences } = parts;
+      const own = part(lengths, one, 4);
+      const options = { layers: 1, lengths: own, newTokens, tileStarts, sequences };
+      kernels.plan(stream, { ...options, kvHeads, format });
+    }
+    const layer = { pool, table: tableAt, lengths, kvHeads };
+    kernels.append(stream, {
+      ...layer,
+      newKeys,
+      newValues,
+      tokens: tokensAt,
+      tokenCount: tokens.length,
+    });
+    for (const { one, parts } of launches) {
+      const scaled =
+        pool.keyScales === undefined || pool.valueScales === undefined
+          ? pool
+          : {
+              ...pool,
+              keyScales: part(pool.keyScales, one, headDim * 4),
+              valueScales: part(pool.valueScales, one, headDim * 4),
+            };
+      kernels.attend(stream, {
+        ...parts,
+        pool: scaled,
+        table: { ...tableAt, address: part(tableAt.address, one, table.maxBlocks * 4) },
+        lengths: part(lengths, one, 4),
+        queries,
+        kvHeads,
+        group,
+        early: true,
+      });
+    }
+    const type = modelTypeOf(format);
+    const merge = { type, headDim, out, queries: queryCount, kvHeads, group, early: true };
+    kernels.merge(stream, {
+      ...merge,
+      first: first.parts,
+      ...(second === undefined ? {} : { second: second.parts }),
+    });
+  };
+  return { pool, table: tableAt, ...makeStaging(step), out, outBytes, lengths, enqueue };
+}
+
+/** What one launch of attend has for itself. */
+function prepareGroup(
+  gpu: Gpu,
+  scratch: Scratch,
+  step: StepCase,
+  one: LaunchGroup,
+): { readonly one: LaunchGroup; readonly parts: Parts; readonly newTokens: bigint } {
+  const { format, headDim } = step;
+  const { rows } = one;
+  const own = units.slice(one.firstUnit, one.firstUnit + one.unitCount);
+  const sequences = own.length * kvHeads;
+  const grid = gpu.kernels.attendGrid({ format, headDim, rows });
+  assert(grid > 0, `attend has resident blocks, not ${grid}`);
+  const bytes = partialBytes({ grid, sequences, rows, headDim });
+  const readers = Array.from({ length: queryCount }, (_, query) =>
+    own.flatMap(({ first, count }, i) => (query >= first && query < first + count ? [i] : [])),
+  );
+  const unitsPerQuery = readers.every(({ length }) => length <= 1) ? 1 : 2;
+  const queryUnits = readers.flatMap((read) =>
+    Array.from({ length: unitsPerQuery }, (_, i) => read[i] ?? -1),
+  );
+  const listed = own.flatMap(({ first, count, causal }) => [first, count, causal, 0]);
+  return {
+    one,
+    newTokens: scratch.upload(Int32Array.from(own, ({ added }) => added)),
+    parts: {
+      partials: scratch.room(bytes.partials),
+      stats: scratch.room(bytes.stats),
+      tileStarts: scratch.room((sequences + 1) * 4),
+      units: scratch.upload(Int32Array.from(listed)),
+      queryUnits: scratch.upload(Int32Array.from(queryUnits)),
+      unitsPerQuery,
+      sequences,
+      grid,
+      rows,
+    },
+  };
+}
+
+/** The results that the device has. */
+export function readOutput(scratch: Scratch, step: StepCase, memory: StepMemory): Float64Array {
+  const bits = new Uint16Array(scratch.download(memory.out, memory.outBytes).buffer);
+  const type = modelTypeOf(step.format);
+  return Float64Array.from(bits, (x) => fromBits(type, x));
+}
