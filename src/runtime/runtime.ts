@@ -111,7 +111,7 @@ export interface Logits {
    * @throws AssertionError if the largest is not a finite number
    */
   argmax(): number;
-  /** All of them, float32. May copy from the device; what it returns stays as it is. Do not write. */
+  /** All of them, float32. May copy from the device. Stays as it is; do not write. */
   values(): Float32Array;
 }
 
