@@ -1,0 +1,327 @@
+/**
+ * The CUDA runtime beside the CPU's on one model: what both compute from the same tokens and rows.
+ * Run on a GPU machine: `node dist/test/gpu/runtime-check.js [MODEL]`.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { resolvePrecision } from '../../src/compression/registry.ts';
+import { createRandom } from '../../src/core/random.ts';
+import type { EncodedPairs, Precision } from '../../src/core/precision.ts';
+import { loadCheckpoint } from '../../src/model/load.ts';
+import { createCudaRuntime } from '../../src/runtime/cuda/cuda-runtime.ts';
+import { CudaDevice } from '../../src/runtime/cuda/device.ts';
+import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
+import type {
+  ContextCache,
+  DenseCache,
+  ForwardSlot,
+  Logits,
+  Runtime,
+} from '../../src/runtime/runtime.ts';
+
+const failures: string[] = [];
+let passed = 0;
+
+function check(name: string, holds: boolean, detail: string): void {
+  process.stdout.write(`${holds ? 'ok  ' : 'FAIL'} ${name}: ${detail}\n`);
+  if (holds) passed++;
+  else failures.push(name);
+}
+
+/** ‖a − b‖ / ‖b‖ */
+function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let [difference, size] = [0, 0];
+  for (let i = 0; i < b.length; i++) {
+    const [x, y] = [a[i] as number, b[i] as number];
+    difference += (x - y) ** 2;
+    size += y ** 2;
+  }
+  return Math.sqrt(difference / size);
+}
+
+function decoded(pairs: EncodedPairs, precision: Precision, headDim: number): Float32Array {
+  const all = new Float32Array(2 * pairs.rows * headDim);
+  precision.decode(pairs.keys, all.subarray(0, pairs.rows * headDim), headDim);
+  precision.decode(pairs.values, all.subarray(pairs.rows * headDim), headDim);
+  return all;
+}
+
+/** The same share of rows in each head, ragged by turns. */
+function raggedRows(heads: number, tokens: number, ratio: number): Uint32Array[] {
+  const random = createRandom(7);
+  return Array.from({ length: heads }, (_, head) => {
+    const share = head % 11 === 3 ? 0 : Math.min(1, ratio * (0.2 + 1.6 * random.next()));
+    const count = Math.round(share * tokens);
+    const rows = Uint32Array.from({ length: tokens }, (_, row) => row);
+    for (let i = 0; i < count; i++) {
+      const other = i + Math.floor(random.next() * (tokens - i));
+      [rows[i], rows[other]] = [rows[other] as number, rows[i] as number];
+    }
+    return rows.slice(0, count);
+  });
+}
+
+function loadContext(
+  runtime: Runtime,
+  pairs: readonly EncodedPairs[],
+  precision: Precision,
+): ContextCache {
+  const context = runtime.createContext(Uint32Array.from(pairs, ({ rows }) => rows));
+  for (const [head, each] of pairs.entries()) context.write(head, 0, each, precision);
+  return context;
+}
+
+interface Asked {
+  readonly context: ContextCache;
+  readonly ids: Int32Array;
+}
+
+/** Answers greedily, all together; the tokens of each, and the logits of its first. */
+function answer(
+  runtime: Runtime,
+  asked: readonly Asked[],
+  { tokens, startPosition }: { tokens: number; startPosition: number },
+): { readonly ids: number[][]; readonly first: Float32Array[]; readonly msPerStep: number } {
+  const slots = asked.map(({ context, ids }) => ({
+    context: context.view(context.lengths),
+    tail: runtime.createTail(),
+    ids,
+    startPosition,
+  }));
+  const results: number[][] = asked.map(() => []);
+  const begun = slots.flatMap((slot) => runtime.forward([slot]));
+  const first = begun.map((logits) => logits.values());
+  let next = begun.map((logits) => logits.argmax());
+  const startMs = performance.now();
+  for (let step = 0; step < tokens; step++) {
+    for (const [i, id] of next.entries()) results[i]?.push(id);
+    const stepSlots: ForwardSlot[] = slots.map((slot, i) => ({
+      context: slot.context,
+      tail: slot.tail,
+      ids: Int32Array.of(next[i] as number),
+      startPosition: startPosition + (asked[i]?.ids.length ?? 0) + step,
+    }));
+    next = runtime.forward(stepSlots).map((logits: Logits) => logits.argmax());
+  }
+  const msPerStep = (performance.now() - startMs) / tokens;
+  for (const { tail, context } of slots) {
+    tail.close();
+    context.close();
+  }
+  return { ids: results, first, msPerStep };
+}
+
+function agreement(a: readonly number[][], b: readonly number[][]): number {
+  let [same, all] = [0, 0];
+  for (const [i, ids] of a.entries()) {
+    for (const [j, id] of ids.entries()) {
+      all++;
+      if (id === b[i]?.[j]) same++;
+      else break;
+    }
+  }
+  return same / all;
+}
+
+/** Share of the best third of `a`, over all heads, that is in `b`'s. */
+function overlap(a: Float32Array, b: Float32Array): number {
+  const best = (scores: Float32Array): Set<number> =>
+    new Set(
+      Array.from(scores.keys())
+        .toSorted((i, j) => (scores[j] as number) - (scores[i] as number))
+        .slice(0, Math.round(0.3 * scores.length)),
+    );
+  const [first, second] = [best(a), best(b)];
+  return [...first].filter((i) => second.has(i)).length / first.size;
+}
+
+function timed(work: () => void): number {
+  const startMs = performance.now();
+  work();
+  return performance.now() - startMs;
+}
+
+interface Ingested {
+  readonly dense: DenseCache;
+  readonly scores: Float32Array;
+  readonly predictions: Int32Array;
+}
+
+function ingest(runtime: Runtime, ids: Int32Array, heads: number, prefix: number): Ingested {
+  const tokens = ids.length;
+  const dense = runtime.createDense(2 * tokens + 16);
+  const slice = Math.min(runtime.sliceTokens, 300);
+  const ms = timed(() => {
+    for (let start = 0; start < tokens; start += slice) {
+      runPieces(runtime.prefill(dense, ids.subarray(start, start + slice)));
+    }
+  });
+  const chunk = tokens - prefix;
+  const scores = new Float32Array(heads * chunk);
+  const predictions = new Int32Array(chunk);
+  const scoreMs = timed(() => {
+    for (let start = 0; start < chunk; start += slice) {
+      const end = Math.min(start + slice, chunk);
+      runPieces(
+        runtime.score(dense, {
+          ids: ids.subarray(prefix + start, prefix + end),
+          sinkEnd: prefix,
+          chunkStart: prefix,
+          chunkEnd: tokens,
+          passStart: tokens,
+          scores,
+          predictions: predictions.subarray(start, end),
+        }),
+      );
+    }
+  });
+  process.stdout.write(
+    `${runtime.name}: ${tokens} tokens, prefill ${ms.toFixed(0)} ms, score ${scoreMs.toFixed(0)} ms\n`,
+  );
+  dense.truncate(tokens);
+  return { dense, scores, predictions };
+}
+
+async function main(model: string): Promise<void> {
+  const cacheFolder = mkdtempSync(join(tmpdir(), 'readonce-gpu-check-'));
+  const checkpoint = await loadCheckpoint({ model, cacheFolder });
+  const cpu = createOrtCpuRuntime(checkpoint, { threads: 8 });
+  const startMs = performance.now();
+  const cuda = createCudaRuntime(checkpoint, { deviceIndex: 0, poolBytes: 0 });
+  process.stdout.write(`CUDA runtime in ${(performance.now() - startMs).toFixed(0)} ms\n`);
+  process.stdout.write(`warm in ${timed(() => cuda.warm()).toFixed(0)} ms\n`);
+  const { layers, kvHeads, headDim } = cuda.layout;
+  const heads = layers * kvHeads;
+  const random = createRandom(3);
+  const ids = Int32Array.from({ length: 700 }, () =>
+    Math.floor(random.next() * Math.min(2000, cuda.config.vocabSize)),
+  );
+  const [prefix, f32, f16] = [12, resolvePrecision('f32'), resolvePrecision('f16')];
+  const onCpu = ingest(cpu, ids, heads, prefix);
+  const onCuda = ingest(cuda, ids, heads, prefix);
+  ingest(cuda, ids, heads, prefix).dense.close();
+
+  const all = Uint32Array.from({ length: ids.length }, (_, row) => row);
+  const errors = Array.from({ length: heads }, (_, head) =>
+    relativeError(
+      decoded(onCuda.dense.pairs(head, all, f32), f32, headDim),
+      decoded(onCpu.dense.pairs(head, all, f32), f32, headDim),
+    ),
+  );
+  const worst = Math.max(...errors);
+  check('prefill: keys and values', worst < 0.02, `worst head ${worst.toExponential(2)}`);
+  const keysError = relativeError(onCuda.dense.keys(1, 5, 40), onCpu.dense.keys(1, 5, 40));
+  check('keys()', keysError < 0.02, keysError.toExponential(2));
+  const scoreError = relativeError(onCuda.scores, onCpu.scores);
+  check('scores', scoreError < 0.03, scoreError.toExponential(2));
+  const kept = overlap(onCuda.scores, onCpu.scores);
+  check('kept at 0.3', kept >= 0.995, `${(100 * kept).toFixed(2)} %`);
+  const predicted =
+    onCuda.predictions.filter((id, i) => id === onCpu.predictions[i]).length /
+    onCpu.predictions.length;
+  check('predictions', predicted > 0.98, `${(100 * predicted).toFixed(2)} % equal`);
+
+  for (const precision of [f16, f32, resolvePrecision('int8')]) {
+    checkContexts(precision);
+  }
+
+  function checkContexts(precision: Precision): void {
+    const rows = raggedRows(heads, ids.length, 0.3);
+    const pairs = rows.map((each, head) => onCpu.dense.pairs(head, each, precision));
+    const contexts = [cpu, cuda].map((runtime) => loadContext(runtime, pairs, precision));
+    const questions = Array.from({ length: 20 }, (_, i) =>
+      ids.slice(5 * i, 5 * i + 3 + ((i * 17) % 90)),
+    );
+    const options = { tokens: 40, startPosition: ids.length };
+    const [expected, got] = [cpu, cuda].map((runtime, i) =>
+      answer(
+        runtime,
+        questions.map((each) => ({ context: contexts[i] as ContextCache, ids: each })),
+        options,
+      ),
+    );
+    if (expected === undefined || got === undefined) throw new Error('two runtimes');
+    const error = Math.max(
+      ...got.first.map((logits, i) => relativeError(logits, expected.first[i] as Float32Array)),
+    );
+    const name = precision.name;
+    check(`${name}: first logits`, error < 0.03, error.toExponential(2));
+    const same = agreement(got.ids, expected.ids);
+    check(`${name}: 20 answers together`, same > 0.9, `${(100 * same).toFixed(1)} % of tokens`);
+    process.stdout.write(
+      `step of 20: cpu ${expected.msPerStep.toFixed(1)} ms, cuda ${got.msPerStep.toFixed(2)} ms\n`,
+    );
+    const context = contexts[1] as ContextCache;
+    const alone = questions
+      .slice(0, 4)
+      .flatMap((each) => answer(cuda, [{ context, ids: each }], options).ids);
+    const company = agreement(alone, got.ids.slice(0, 4));
+    check(`${name}: alone as in company`, company > 0.9, `${(100 * company).toFixed(1)} %`);
+    for (const each of contexts) each.close();
+  }
+
+  checkMemory();
+
+  function checkMemory(): void {
+    const device = CudaDevice.open(0);
+    const used = (): number => device.memory().totalBytes - device.memory().freeBytes;
+    const tokens = 40_000;
+    const measure = (ratio: number): number => {
+      const before = used();
+      const context = cuda.createContext(new Uint32Array(heads).fill(ratio * tokens));
+      const bytes = used() - before;
+      context.close();
+      return bytes;
+    };
+    measure(1);
+    const [full, third] = [measure(1), measure(0.3)];
+    check(
+      'memory of a context at 0.3 of that at 1',
+      third <= 0.33 * full,
+      `${(third / 1e6).toFixed(0)} of ${(full / 1e6).toFixed(0)} MB, ${(third / full).toFixed(3)}`,
+    );
+    let code = 'none';
+    try {
+      cuda.createContext(new Uint32Array(heads).fill(2 ** 31));
+    } catch (error) {
+      code = (error as { code?: string }).code ?? String(error);
+    }
+    check('too large a context', code === 'out_of_memory', code);
+  }
+
+  checkLife();
+
+  function checkLife(): void {
+    const whole = onCuda.dense.pairs(0, all, f16);
+    const dense = onCuda.dense;
+    const context = cuda.contextOf(dense);
+    const options = { tokens: 20, startPosition: ids.length };
+    const question = ids.slice(3, 40);
+    const before = answer(cuda, [{ context, ids: question }], options);
+    const copy = cuda.createContext(new Uint32Array(heads).fill(ids.length + 50));
+    copy.copyFrom(context);
+    copy.resize(new Uint32Array(heads).fill(ids.length));
+    const copied = answer(cuda, [{ context: copy, ids: question }], options);
+    check('copied and resized', agreement(copied.ids, before.ids) === 1, 'same answer');
+    const expected = answer(
+      cpu,
+      [{ context: cpu.contextOf(onCpu.dense), ids: question }],
+      options,
+    );
+    const same = agreement(before.ids, expected.ids);
+    check('context of a dense cache', same > 0.9, `${(100 * same).toFixed(1)} %`);
+    check('rows of pairs', whole.rows === ids.length, String(whole.rows));
+    copy.close();
+    context.close();
+  }
+
+  cuda.close();
+  cpu.close();
+  rmSync(cacheFolder, { recursive: true, force: true });
+}
+
+await main(process.argv[2] ?? 'reader-mini');
+process.stdout.write(`${passed} passed, ${failures.length} failed\n`);
+process.exitCode = failures.length === 0 ? 0 : 1;
