@@ -1,10 +1,10 @@
 import { assert } from '../../src/core/assert.ts';
 import { createRandom } from '../../src/core/random.ts';
 import type { PagedPool } from '../../src/runtime/cuda/kernel-shapes.ts';
+import { checkScore } from './check-score.ts';
 import type { Check } from './check-steps.ts';
 import { randomNumbers, same, within } from './numbers.ts';
 import { Scratch, type Gpu } from './scratch.ts';
-import { dot } from './step-case.ts';
 
 const headDim = 64;
 const kvHeads = 2;
@@ -21,7 +21,7 @@ const poolRows = 5 * blockSize;
 export function checkPairs(gpu: Gpu, check: Check): void {
   check('compact to f16', () => withScratch(gpu, compactPlain));
   check('channel scales, compact to i8c', () => withScratch(gpu, compactScaled));
-  check('score', () => withScratch(gpu, score));
+  check('score', () => withScratch(gpu, checkScore));
 }
 
 function withScratch(
@@ -137,77 +137,4 @@ function compactScaled(gpu: Gpu, scratch: Scratch): string {
   }
   // One division in float32.
   return within(worst, 1e-6);
-}
-
-/**
- * A pass of 70 tokens behind a prefix of 3 and a chunk of 40, in two runs of queries; the pass is
- * in the dense cache too, behind the chunk.
- */
-function score(gpu: Gpu, scratch: Scratch): string {
-  const [queryHeads, passTokens, prefix, chunkStart, chunkLength, ownStart] = [6, 70, 3, 5, 40, 48];
-  const [positions, group] = [ownStart + passTokens, queryHeads / kvHeads];
-  const random = createRandom(11);
-  const cached = randomNumbers(random, 'f16', kvHeads * positions * headDim);
-  const queries = randomNumbers(random, 'f16', passTokens * queryHeads * headDim);
-  const [cachedAt, queriesAt] = [scratch.upload(cached.bits), scratch.upload(queries.bits)];
-  const scoreBytes = kvHeads * chunkLength * 4;
-  const scores = scratch.room(scoreBytes, 0);
-  for (const { firstOwn, queryCount } of [
-    { firstOwn: 0, queryCount: 33 },
-    { firstOwn: 33, queryCount: passTokens - 33 },
-  ]) {
-    const options = {
-      type: 'f16',
-      headDim,
-      queries: queriesAt + BigInt(firstOwn * queryHeads * headDim * 2),
-      queryStride: queryHeads * headDim,
-      queryCount,
-      queryHeads,
-      kvHeads,
-      cachedKeys: cachedAt,
-      cachedStride: positions * headDim,
-      chunkStart,
-      chunkLength,
-      logSums: scratch.room(queryHeads * queryCount * 4),
-    } as const;
-    gpu.kernels.scoreRows(gpu.stream, {
-      ...options,
-      ownKeys: cachedAt + BigInt(ownStart * headDim * 2),
-      ownStride: positions * headDim,
-      prefix,
-      firstOwn,
-    });
-    const target = { scores, scoreStride: chunkLength, splits: 2 };
-    gpu.kernels.scoreKeys(gpu.stream, { ...options, ...target });
-  }
-  const found = new Float32Array(scratch.download(scores, scoreBytes).buffer);
-  const expected = new Float64Array(kvHeads * chunkLength);
-  const row = (values: Float64Array, index: number): Float64Array =>
-    values.subarray(index * headDim, (index + 1) * headDim);
-  for (let head = 0; head < queryHeads; head++) {
-    const kvHead = Math.floor(head / group);
-    for (let token = 0; token < passTokens; token++) {
-      const q = row(queries.values, token * queryHeads + head);
-      const seen = [
-        ...range(0, prefix),
-        ...range(chunkStart, chunkLength),
-        ...range(ownStart, token + 1),
-      ];
-      const weights = seen.map((position) =>
-        Math.exp(dot(q, row(cached.values, kvHead * positions + position)) / Math.sqrt(headDim)),
-      );
-      const sum = weights.reduce((a, b) => a + b, 0);
-      for (let i = 0; i < chunkLength; i++) {
-        const at = kvHead * chunkLength + i;
-        expected[at] = Math.max(expected[at] ?? 0, (weights[prefix + i] ?? NaN) / sum);
-      }
-    }
-  }
-  const errors = Array.from(expected, (x, i) => Math.abs((found[i] ?? NaN) / x - 1));
-  // Products of halves are summed in float32; exponentials and logarithms are approximate.
-  return within(Math.max(...errors), 1e-4);
-}
-
-function range(start: number, count: number): readonly number[] {
-  return Array.from({ length: count }, (_, i) => start + i);
 }

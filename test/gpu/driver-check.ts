@@ -106,7 +106,6 @@ function checkOrder(gpu: Gpu): undefined {
 }
 
 function checkMemory({ device }: Gpu): string {
-  const before = device.memory();
   let code: string | undefined;
   let message = '';
   try {
@@ -120,8 +119,9 @@ function checkMemory({ device }: Gpu): string {
   const memory = device.allocate(64 * 2 ** 20);
   const during = device.memory();
   memory.close();
-  const sane = during.freeBytes < during.totalBytes && before.totalBytes === device.totalBytes;
-  if (!sane) throw new Error(`Expected less free than all: ${JSON.stringify({ before, during })}`);
+  if (during.freeBytes <= 0 || during.freeBytes >= during.totalBytes) {
+    throw new Error(`Expected some memory to be free but got ${JSON.stringify(during)}`);
+  }
   return message;
 }
 
@@ -159,8 +159,8 @@ function measureLaunch(gpu: Gpu): string {
     }
     return (performance.now() - start) / launches;
   };
-  run();
-  const milliseconds = run();
+  // The first rounds run before the program is compiled.
+  const milliseconds = Math.min(...Array.from({ length: 20 }, run));
   scratch.close();
   return `${(milliseconds * 1e3).toFixed(1)} us of this thread for each launch`;
 }

@@ -22,7 +22,7 @@ export interface LaunchGroup {
   readonly rows: AttendRows;
 }
 
-/** What differs from one case to the next; `staged` is left out where no kernel loads the format. */
+/** What differs from case to case; `staged` is left out where no kernel loads the format. */
 export interface StepFormats {
   readonly format: PoolFormat;
   readonly staged?: StagedFormat;

@@ -4,6 +4,7 @@ import {
   elementBytes,
   modelTypeOf,
   partialBytes,
+  type BlockTable,
   type PagedPool,
 } from '../../src/runtime/cuda/kernel-shapes.ts';
 import type { Parts } from '../../src/runtime/cuda/attention-kernels.ts';
@@ -31,7 +32,7 @@ const pieceRows = 40;
 /** A case's memory on the device. */
 export interface StepMemory {
   readonly pool: PagedPool;
-  readonly table: { readonly address: bigint; readonly maxBlocks: number };
+  readonly table: BlockTable;
   readonly staging: Uint8Array;
   readonly pieces: Int32Array;
   readonly out: bigint;
@@ -121,6 +122,20 @@ function makePool(
   return { ...pool, keyScales, valueScales };
 }
 
+/** Addresses that a step uses. */
+interface StepAddresses {
+  readonly pool: PagedPool;
+  readonly table: BlockTable;
+  readonly before: bigint;
+  readonly lengths: bigint;
+  readonly newKeys: bigint;
+  readonly newValues: bigint;
+  readonly tokens: bigint;
+  readonly queries: bigint;
+  readonly out: bigint;
+  readonly launches: readonly ReturnType<typeof prepareGroup>[];
+}
+
 /** Lays a case out on the device and says how its step runs. */
 export function prepareStep(
   gpu: Gpu,
@@ -128,70 +143,75 @@ export function prepareStep(
   random: Random,
   step: StepCase,
 ): StepMemory {
+  const table = makeTable(random);
+  const outBytes = queryCount * queryHeads * step.headDim * 2;
+  const addresses: StepAddresses = {
+    pool: makePool(step, scratch, table),
+    table: { address: scratch.upload(table.entries), maxBlocks: table.maxBlocks },
+    before: scratch.upload(Int32Array.from(lengthsBefore)),
+    lengths: scratch.room(lengthBytes),
+    newKeys: scratch.upload(step.newKeys.bits),
+    newValues: scratch.upload(step.newValues.bits),
+    tokens: scratch.upload(Int32Array.from(tokens.flat())),
+    queries: scratch.upload(step.queries.bits),
+    out: scratch.room(outBytes),
+    launches: step.groups.map((one) => prepareGroup(gpu, scratch, step, one)),
+  };
+  const enqueue = (): void => {
+    enqueueStep(gpu, step, addresses);
+  };
+  return { ...addresses, ...makeStaging(step), outBytes, enqueue };
+}
+
+const lengthBytes = lengthsBefore.length * 4;
+
+/** Where the part of a group's units begins, in an array with so many bytes a sequence. */
+function partOf(one: LaunchGroup, address: bigint, bytes: number): bigint {
+  return address + BigInt(one.firstUnit * kvHeads * bytes);
+}
+
+function enqueueStep(gpu: Gpu, step: StepCase, a: StepAddresses): void {
   const { stream, kernels } = gpu;
   const { format, headDim } = step;
-  const table = makeTable(random);
-  const pool = makePool(step, scratch, table);
-  const tableAt = { address: scratch.upload(table.entries), maxBlocks: table.maxBlocks };
-  const lengthBytes = lengthsBefore.length * 4;
-  const before = scratch.upload(Int32Array.from(lengthsBefore));
-  const lengths = scratch.room(lengthBytes);
-  const [newKeys, newValues] = [step.newKeys, step.newValues].map((x) => scratch.upload(x.bits));
-  assert(newKeys !== undefined && newValues !== undefined, 'both are there');
-  const tokensAt = scratch.upload(Int32Array.from(tokens.flat()));
-  const queries = scratch.upload(step.queries.bits);
-  const outBytes = queryCount * queryHeads * headDim * 2;
-  const out = scratch.room(outBytes);
-  const launches = step.groups.map((one) => prepareGroup(gpu, scratch, step, one));
+  const { pool, table, lengths, launches } = a;
+  stream.copyOnDevice({ target: lengths, source: a.before, sizeBytes: lengthBytes });
+  for (const { one, parts, newTokens } of launches) {
+    const { tileStarts, sequences } = parts;
+    const own = { lengths: partOf(one, lengths, 4), newTokens, tileStarts, sequences };
+    kernels.plan(stream, { ...own, layers: 1, kvHeads, format });
+  }
+  kernels.append(stream, { ...a, kvHeads, tokenCount: tokens.length });
+  for (const { one, parts } of launches) {
+    const { keyScales, valueScales } = pool;
+    const areScaled = keyScales !== undefined && valueScales !== undefined;
+    const scales = areScaled && {
+      keyScales: partOf(one, keyScales, headDim * 4),
+      valueScales: partOf(one, valueScales, headDim * 4),
+    };
+    kernels.attend(stream, {
+      ...parts,
+      pool: { ...pool, ...scales },
+      table: { ...table, address: partOf(one, table.address, table.maxBlocks * 4) },
+      lengths: partOf(one, lengths, 4),
+      queries: a.queries,
+      kvHeads,
+      group,
+      early: true,
+    });
+  }
   const [first, second] = launches;
   assert(first !== undefined, 'there is a launch');
-  const part = (address: bigint, one: LaunchGroup, bytes: number): bigint =>
-    address + BigInt(one.firstUnit * kvHeads * bytes);
-  const enqueue = (): void => {
-    stream.copyOnDevice({ target: lengths, source: before, sizeBytes: lengthBytes });
-    for (const { one, parts, newTokens } of launches) {
-      const { tileStarts, sequences } = parts;
-      const own = part(lengths, one, 4);
-      const options = { layers: 1, lengths: own, newTokens, tileStarts, sequences };
-      kernels.plan(stream, { ...options, kvHeads, format });
-    }
-    const layer = { pool, table: tableAt, lengths, kvHeads };
-    kernels.append(stream, {
-      ...layer,
-      newKeys,
-      newValues,
-      tokens: tokensAt,
-      tokenCount: tokens.length,
-    });
-    for (const { one, parts } of launches) {
-      const scaled =
-        pool.keyScales === undefined || pool.valueScales === undefined
-          ? pool
-          : {
-              ...pool,
-              keyScales: part(pool.keyScales, one, headDim * 4),
-              valueScales: part(pool.valueScales, one, headDim * 4),
-            };
-      kernels.attend(stream, {
-        ...parts,
-        pool: scaled,
-        table: { ...tableAt, address: part(tableAt.address, one, table.maxBlocks * 4) },
-        lengths: part(lengths, one, 4),
-        queries,
-        kvHeads,
-        group,
-        early: true,
-      });
-    }
-    const type = modelTypeOf(format);
-    const merge = { type, headDim, out, queries: queryCount, kvHeads, group, early: true };
-    kernels.merge(stream, {
-      ...merge,
-      first: first.parts,
-      ...(second === undefined ? {} : { second: second.parts }),
-    });
-  };
-  return { pool, table: tableAt, ...makeStaging(step), out, outBytes, lengths, enqueue };
+  kernels.merge(stream, {
+    type: modelTypeOf(format),
+    headDim,
+    out: a.out,
+    queries: queryCount,
+    kvHeads,
+    group,
+    first: first.parts,
+    ...(second !== undefined && { second: second.parts }),
+    early: true,
+  });
 }
 
 /** What one launch of attend has for itself. */

@@ -81,6 +81,17 @@ describe('CUDA devices', () => {
     expect(thrownBy(() => CudaDevice.open(1, driver)).code).toBe('engine_unavailable');
   });
 
+  it('are refused with a driver that is too old', () => {
+    const old = (out: unknown) => {
+      if (out instanceof Int32Array) out[0] = 11040;
+      return 0;
+    };
+    const { driver } = fakeDriver({ ...fakeGpu(), cuDriverGetVersion: old });
+    const error = thrownBy(() => CudaDevice.open(0, driver));
+    expect(error.code).toBe('engine_unavailable');
+    expect(error.message).toMatch(/CUDA 12.0 or later but got one for 11.4: update it to 580/);
+  });
+
   it('say how much is free when memory runs out', () => {
     const { driver } = fakeDriver({ ...fakeGpu(), cuMemAlloc_v2: () => 2 });
     const error = thrownBy(() => CudaDevice.open(0, driver).allocate(10e12));

@@ -1,18 +1,12 @@
-import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import {
   attendRowCounts,
-  attendRows,
   attendSharedBytes,
-  attendThreads,
   headDims,
   modelTypeOf,
   modelTypes,
-  partialBytes,
-  partialSlots,
   poolFormats,
   stagedFormats,
-  tileKeys,
   type PagedPool,
 } from '../../src/runtime/cuda/kernel-shapes.ts';
 import { createKernels } from '../../src/runtime/cuda/kernels.ts';
@@ -341,44 +335,7 @@ describe('kernels of rows', () => {
   });
 });
 
-describe('the shapes of kernels', () => {
-  it('are those that native/README.md lists: shared memory', () => {
-    const readme = readFileSync(new URL('../../native/README.md', import.meta.url), 'utf8');
-    const rows = readme.split('\n').filter((line) => /^\| `(f16|i8r)`.*\d{5}/.test(line));
-    const listed = rows.map((row) =>
-      [...row.matchAll(/\d{5,}/g)].map(([number]) => Number(number)),
-    );
-    const ours = (['f16', 'i8r'] as const).map((format) =>
-      headDims.flatMap((headDim) =>
-        attendRowCounts.map((count) => attendSharedBytes({ format, headDim, rows: count })),
-      ),
-    );
-    expect(ours).toEqual(listed);
-    for (const { headDim, rows: count } of variants) {
-      const bytes = poolFormats
-        .slice(0, 3)
-        .map((format) => attendSharedBytes({ format, headDim, rows: count }));
-      expect(new Set(bytes).size).toBe(1);
-    }
-  });
-
-  it('fit the rows of a unit', () => {
-    expect([1, 16, 17, 64, 65, 128].map(attendRows)).toEqual([16, 16, 64, 64, 128, 128]);
-    expect(() => attendRows(129)).toThrow(/1 to 128/);
-    expect(() => attendRows(0)).toThrow(/1 to 128/);
-    expect(attendRowCounts.map(attendThreads)).toEqual([128, 256, 256]);
-    expect(poolFormats.map(tileKeys)).toEqual([64, 64, 128, 128]);
-  });
-
-  it('say how large parts are', () => {
-    const launch = { grid: 264, sequences: 8, rows: 16, headDim: 128 } as const;
-    expect(partialSlots(launch)).toBe(272);
-    expect(partialBytes(launch)).toEqual({
-      partials: 272 * 16 * 128 * 4,
-      stats: 272 * 16 * 2 * 4,
-    });
-  });
-
+describe('all kernels', () => {
   it('refuse pools that are not whole', () => {
     const bare = { format: 'i8r', headDim: 64, blockSize: 64, keys: 1n, values: 2n } as const;
     const append = (badPool: PagedPool) => () =>

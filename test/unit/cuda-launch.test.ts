@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { CudaDevice } from '../../src/runtime/cuda/device.ts';
 import { bytesAt } from '../../src/runtime/cuda/driver-api.ts';
@@ -146,6 +147,7 @@ describe('a kernel module', () => {
   });
 
   it('is looked for in dist', () => {
-    expect(defaultKernelsPath()).toMatch(/[\\/]dist[\\/]native[\\/]kernels\.fatbin$/);
+    const root = fileURLToPath(new URL('../..', import.meta.url));
+    expect(defaultKernelsPath()).toBe(join(root, 'dist', 'native', 'kernels.fatbin'));
   });
 });

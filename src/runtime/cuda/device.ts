@@ -3,6 +3,7 @@ import { assert } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
 import { bytesAt, loadCuda, type CudaDriver } from './driver-api.ts';
+import { driverUpdate } from './driver-error.ts';
 import { CudaStream, type HostPart } from './stream.ts';
 
 /** A card's architecture: 9.0 is Hopper. */
@@ -23,6 +24,8 @@ export interface CudaDeviceInfo {
 
 const attributes = { multiprocessors: 16, capabilityMajor: 75, capabilityMinor: 76 } as const;
 const nameBytes = 256;
+/** CUDA 12.0: the first driver that has all functions we use. */
+const oldestDriver = 12000;
 
 /**
  * The GPUs that the driver shows to this process.
@@ -82,6 +85,7 @@ export class CudaDevice implements Closeable, CudaDeviceInfo {
     this.multiprocessors = info.multiprocessors;
     this.totalBytes = info.totalBytes;
     this.driverVersion = driver.integer('cuDriverGetVersion');
+    assertDriver(this.driverVersion);
     this.#device = device;
     this.#context = driver.create('cuDevicePrimaryCtxRetain', device);
     this.makeCurrent();
@@ -89,7 +93,8 @@ export class CudaDevice implements Closeable, CudaDeviceInfo {
 
   /**
    * Opens a GPU and makes its context the current one of this thread.
-   * @throws ReadonceError `engine_unavailable` without a driver or a GPU of this index
+   * @throws ReadonceError `engine_unavailable` without a GPU of this index, or a driver that is new
+   * enough
    */
   static open(index: number, driver: CudaDriver = loadCuda()): CudaDevice {
     return new CudaDevice(driver, index);
@@ -163,6 +168,17 @@ export class CudaDevice implements Closeable, CudaDeviceInfo {
 
 /** CU_MEMHOSTALLOC_PORTABLE: pinned for every context. */
 const portable = 1;
+
+function assertDriver(version: number): void {
+  if (version >= oldestDriver) return;
+  const [major, minor] = [Math.floor(version / 1000), Math.floor((version % 1000) / 10)];
+  throw new ReadonceError(
+    'engine_unavailable',
+    `Expected an NVIDIA driver for CUDA 12.0 or later but got one for ${major}.${minor}: update it ` +
+      `to ${driverUpdate}`,
+    { details: { version } },
+  );
+}
 
 function assertSize(sizeBytes: number, what: string): void {
   assert(Number.isSafeInteger(sizeBytes) && sizeBytes > 0, `${what} of ${sizeBytes} bytes`);

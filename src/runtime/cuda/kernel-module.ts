@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { assert } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
@@ -51,13 +51,10 @@ interface KernelFunction {
  * from its sources, in their `dist`.
  */
 export function defaultKernelsPath(): string {
-  // From dist/src/runtime/cuda and from src/runtime/cuda.
-  const [compiled, fromSources] = [
-    '../../../native/kernels.fatbin',
-    '../../../dist/native/kernels.fatbin',
-  ].map((path) => fileURLToPath(new URL(path, import.meta.url)));
-  assert(compiled !== undefined && fromSources !== undefined, 'there are two places');
-  return existsSync(compiled) ? compiled : fromSources;
+  // From src/runtime/cuda, or from dist/src/runtime/cuda.
+  const isSource = import.meta.url.endsWith('.ts');
+  const native = isSource ? '../../../dist/native/' : '../../../native/';
+  return fileURLToPath(new URL(`${native}kernels.fatbin`, import.meta.url));
 }
 
 /**

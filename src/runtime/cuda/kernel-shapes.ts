@@ -9,7 +9,7 @@ export type ModelType = 'f16' | 'bf16';
  */
 export type PoolFormat = ModelType | 'i8c' | 'i8r';
 
-/** Formats of stored pieces: `i8` is the precision `int8`, a row's f16 magnitude, then its bytes. */
+/** Formats of stored pieces: `i8` is the precision `int8`, a row's f16 magnitude, then bytes. */
 export type StagedFormat = 'f16' | 'f32' | 'i8';
 
 /** Head dims that there are kernels for. */

@@ -11,7 +11,7 @@ export interface HostPart {
 /** Host memory for copies: an array, or memory that JS does not own. */
 export type HostMemory = ArrayBufferView | HostPart;
 
-/** A copy of rows, as from a matrix with longer rows. Pitches are bytes from one row to the next. */
+/** A copy of rows, as from a matrix with longer ones. Pitches are bytes from row to row. */
 export interface RowCopy {
   readonly target: bigint;
   readonly targetPitchBytes: number;
