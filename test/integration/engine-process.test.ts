@@ -23,7 +23,8 @@ function start(options: Partial<EngineOptions> = {}): SupervisedEngine {
     cacheFolder: modelCache,
     storeFolder: join(folder, 'store'),
     storeMaxBytes: 2 ** 30,
-    poolBytes: 2 ** 30,
+    // What the runtime chooses.
+    poolBytes: 0,
     maxRunningQueries: 16,
     maxQueryWaitMs: 60_000,
     maxSessions: 4,

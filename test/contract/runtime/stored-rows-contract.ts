@@ -112,8 +112,8 @@ function contextRows(subject: () => Subject): void {
     }
     const expected = answered(subject(), whole);
     expect(answered(subject(), inPieces)).toEqual(expected);
-    // Rows of `unevenContext` are halves: only int8 changes them, by up to 2/254 of what they are;
-    // logits are up to about 10. Seen: 0.06.
+    // Rows of `unevenContext` are halves up to 2: only int8 changes them, by up to 2/254, and
+    // logits, which are up to about 10, by more. Seen: 0.06.
     const unrounded = answered(subject(), loadContext(runtime, unevenContext(subject())));
     if (precision.name === 'int8') expectClose(expected, unrounded, 0.5);
     else expect(expected).toEqual(unrounded);
