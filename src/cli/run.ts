@@ -5,6 +5,7 @@ import { packageRoot } from '../model/embedded.ts';
 import { askCommand } from './ask.ts';
 import { UsageError, type CliCommand, type Output } from './command.ts';
 import { demoCommand } from './demo.ts';
+import { doctorCommand } from './doctor.ts';
 import { exportCommand } from './export.ts';
 import { importCommand } from './import.ts';
 import { lsCommand } from './ls.ts';
@@ -28,6 +29,7 @@ export async function runCli(rawArgs: readonly string[], output: Output): Promis
     exportCommand(output),
     importCommand(output),
     storeCommand(output),
+    doctorCommand(output),
     demoCommand(output),
   ];
   const [name, ...rest] = rawArgs;

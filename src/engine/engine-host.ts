@@ -4,7 +4,9 @@ import { ReadonceError } from '../core/errors.ts';
 import { kvLayout } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
-import { createOrtCpuRuntime } from '../runtime/ort/cpu-runtime.ts';
+import { chooseDevice, deviceLabel, type ChosenDevice } from '../runtime/choose-device.ts';
+import { createRuntime } from '../runtime/create-runtime.ts';
+import { probeCuda } from '../runtime/cuda/probe.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Logger } from '../observability/logger.ts';
 import { openContextStore } from '../../storage/open-store.ts';
@@ -46,6 +48,7 @@ type EngineLimits = Pick<
 export class EngineHost {
   readonly #checkpoint: Checkpoint;
   readonly #runtime: Runtime;
+  readonly #device: ChosenDevice;
   readonly #store: ContextStore;
   readonly #queue = new KeyedQueue();
   readonly #scheduler: Scheduler;
@@ -60,6 +63,8 @@ export class EngineHost {
   private constructor(
     parts: {
       readonly checkpoint: Checkpoint;
+      readonly runtime: Runtime;
+      readonly device: ChosenDevice;
       readonly store: ContextStore;
       readonly logger: Logger;
     },
@@ -68,8 +73,9 @@ export class EngineHost {
     this.#checkpoint = parts.checkpoint;
     this.#store = parts.store;
     this.#logger = parts.logger;
-    this.#runtime = createOrtCpuRuntime(parts.checkpoint, { threads: availableParallelism() });
-    const runtime = this.#runtime;
+    this.#runtime = parts.runtime;
+    this.#device = parts.device;
+    const { runtime } = parts;
     this.#maxWaitMs = options.maxQueryWaitMs;
     this.#scheduler = new Scheduler({
       runtime,
@@ -77,7 +83,7 @@ export class EngineHost {
       maxRunning: options.maxRunningQueries,
       maxWaitMs: this.#maxWaitMs,
     });
-    this.#loaded = new LoadedContexts({ ...parts, runtime, poolBytes: options.poolBytes });
+    this.#loaded = new LoadedContexts({ ...parts, poolBytes: options.poolBytes });
     this.#sessions = new Sessions({
       runtime,
       loaded: this.#loaded,
@@ -86,8 +92,9 @@ export class EngineHost {
     });
   }
 
-  /** @throws ReadonceError of the model, the store or the runtime */
+  /** @throws ReadonceError of the device, the model, the store or the runtime */
   static async start(options: EngineOptions, logger: Logger): Promise<EngineHost> {
+    const device = pickDevice(options, logger);
     const { model, cacheFolder, decodeWeights } = options;
     const checkpoint = await loadCheckpoint({ model, cacheFolder, decodeWeights, log: logger });
     const store = await openContextStore({
@@ -98,7 +105,8 @@ export class EngineHost {
     try {
       // An engine that died leaves its work half-done, and its server may live on.
       await store.sweep();
-      const host = new EngineHost({ checkpoint, store, logger }, options);
+      const runtime = await createRuntime(checkpoint, { device, threads: availableParallelism() });
+      const host = new EngineHost({ checkpoint, runtime, device, store, logger }, options);
       host.#runtime.warm();
       return host;
     } catch (error) {
@@ -115,7 +123,7 @@ export class EngineHost {
       fingerprint,
       contextLength: config.contextLength,
       layout: kvLayout(config),
-      device: 'cpu',
+      device: deviceLabel(this.#device),
     };
   }
 
@@ -295,6 +303,16 @@ export class EngineHost {
     call.then(forget, forget);
     return call;
   }
+}
+
+/** @throws ReadonceError `engine_unavailable` if the device that is wanted cannot run */
+function pickDevice(options: EngineOptions, logger: Logger): ChosenDevice {
+  const { device = 'cpu', deviceIndex = 0 } = options;
+  const isAuto = device === 'auto';
+  const chosen = chooseDevice({ device, deviceIndex }, () => probeCuda({ stopEarly: isAuto }));
+  const reason = chosen.device === 'cpu' ? chosen.reason : undefined;
+  if (isAuto) logger.info({ device: deviceLabel(chosen), reason }, 'device chosen');
+  return chosen;
 }
 
 function isCorruption(error: unknown): error is ReadonceError {

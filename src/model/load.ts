@@ -8,7 +8,7 @@ import { embeddedFolder, embeddedModels } from './embedded.ts';
 import { modelFingerprint, weightsDigest } from './fingerprint.ts';
 import { openFourBitWeights } from './four-bit-weights.ts';
 import { readGguf } from './gguf.ts';
-import { downloadCheckpoint, isHubId } from './hub.ts';
+import { downloadCheckpoint, downloadedFolder, isHubId } from './hub.ts';
 import { isHfFolder, readHfFolder } from './hf-folder.ts';
 import type { ModelLog } from './log.ts';
 import type { CheckpointSource } from './source.ts';
@@ -62,13 +62,39 @@ export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> 
   };
 }
 
+/** What can be said of a model without reading its weights. */
+export interface ModelOutline {
+  readonly description: string;
+  /** Undefined: a model of the hub that the first start downloads. */
+  readonly path: string | undefined;
+}
+
+/**
+ * Reads what a model says of itself; nothing is downloaded or converted.
+ * @throws ReadonceError `invalid_argument`, `unsupported`, as `loadCheckpoint`
+ */
+export async function outlineModel(
+  options: Pick<LoadOptions, 'model' | 'cacheFolder'>,
+): Promise<ModelOutline> {
+  const { model, cacheFolder } = options;
+  const local = await locateHere(model);
+  const path = local ?? (await downloadedFolder({ id: model, cacheFolder }));
+  if (path === undefined) return { description: 'a model of the hub', path };
+  const source = await readSource(path, model);
+  return { description: embeddedModels.get(model) ?? describe(source), path };
+}
+
 /** The folder or file of a model; downloads it if it is one of the hub's. */
 async function locate({ model, cacheFolder, log }: LoadOptions): Promise<string> {
+  return (await locateHere(model)) ?? downloadCheckpoint({ id: model, cacheFolder, log });
+}
+
+/** Undefined: not a path, but the id of a model of the hub. */
+async function locateHere(model: string): Promise<string | undefined> {
   if (embeddedModels.has(model)) return embeddedFolder(model);
   const path = resolve(model);
   const isLocal = (await stat(path).catch(() => undefined)) !== undefined;
-  if (isLocal || !isHubId(model)) return path;
-  return downloadCheckpoint({ id: model, cacheFolder, log });
+  return isLocal || !isHubId(model) ? path : undefined;
 }
 
 async function readSource(path: string, model: string): Promise<CheckpointSource> {

@@ -83,7 +83,12 @@ export function loadOrt(): OrtApi {
   return loaded;
 }
 
-function libraryPath(): string {
+/**
+ * The library's path, whether or not it is there; what ONNX Runtime loads later, such as the CUDA
+ * provider, it looks for in the same folder.
+ * @throws ReadonceError `engine_unavailable` on a system that has none
+ */
+export function libraryPath(): string {
   const { platform, arch } = process;
   const names: Readonly<Record<string, string>> = {
     linux: 'libonnxruntime.so.1',
