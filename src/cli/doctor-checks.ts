@@ -30,7 +30,8 @@ export async function generalChecks(config: Config): Promise<readonly DoctorChec
 /** Whether a version of Node is new enough; it says so itself only where npm installs. */
 export function nodeCheck(version: string): DoctorCheck {
   const [major = 0, minor = 0] = version.split('.').map(Number);
-  if (major > 20 || (major === 20 && minor >= 19)) return { name: 'node', ok: true, found: version };
+  if (major > 20 || (major === 20 && minor >= 19))
+    return { name: 'node', ok: true, found: version };
   const fix = 'Install Node 20.19 or newer, then run "npm ci".';
   return { name: 'node', ok: false, found: version, fix };
 }

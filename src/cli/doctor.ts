@@ -36,8 +36,7 @@ export function doctorCommand(output: Output): CliCommand {
       if (report.ok) return;
       throw new ReadonceError(
         'engine_unavailable',
-        `Expected the configured device (${config.device}) to be able to run but it is not: ` +
-          'mend what is missing above.',
+        `Expected device ${config.device} to be able to run but it is not: mend what fails above.`,
       );
     },
   });

@@ -12,6 +12,7 @@ import { lsCommand } from './ls.ts';
 import { putCommand } from './put.ts';
 import { rmCommand } from './rm.ts';
 import { serveCommand } from './serve.ts';
+import { setupCudaCommand } from './setup-cuda.ts';
 import { storeCommand } from './store.ts';
 
 /**
@@ -30,6 +31,7 @@ export async function runCli(rawArgs: readonly string[], output: Output): Promis
     importCommand(output),
     storeCommand(output),
     doctorCommand(output),
+    setupCudaCommand(output),
     demoCommand(output),
   ];
   const [name, ...rest] = rawArgs;
@@ -77,7 +79,8 @@ function packageVersion(): string {
 }
 
 function overview(commands: readonly CliCommand[]): string {
-  const lines = commands.map(({ name, description }) => `  ${name.padEnd(6)} ${description}`);
+  const width = Math.max(...commands.map(({ name }) => name.length));
+  const lines = commands.map(({ name, description }) => `  ${name.padEnd(width)} ${description}`);
   return [
     'readonce: read a document once, answer from it for ever.',
     '',

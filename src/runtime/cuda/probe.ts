@@ -3,7 +3,12 @@ import { join } from 'node:path';
 import { ortVersion } from '../ort/api.ts';
 import { loadCudaModule } from './cuda-module.ts';
 import { cudaLibraries, libraryFix } from './libraries.ts';
-import { askNative, type CudaDevice, type ProbeAnswer, type ProbeQuestion } from './probe-native.ts';
+import {
+  askNative,
+  type CudaDevice,
+  type ProbeAnswer,
+  type ProbeQuestion,
+} from './probe-native.ts';
 import {
   findProvider,
   kernelsPath,

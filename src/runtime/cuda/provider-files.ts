@@ -32,7 +32,9 @@ export interface ProviderFiles {
 
 /** Looks into a provider's folder; reads the provider once, some hundred MB at most. */
 export function findProvider(folder: string, version = ortVersion): ProviderFiles {
-  const missing = Object.values(providerFileNames).filter((name) => !existsSync(join(folder, name)));
+  const missing = Object.values(providerFileNames).filter(
+    (name) => !existsSync(join(folder, name)),
+  );
   const provider = join(folder, providerFileNames.cuda);
   return { folder, missing, matches: missing.length === 0 && namesVersion(provider, version) };
 }
