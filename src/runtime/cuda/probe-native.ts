@@ -11,26 +11,37 @@ export interface CudaDevice {
   readonly memoryBytes: number;
 }
 
+/** What the driver says. */
+export interface DriverAnswer {
+  /** CUDA's version that it supports, 13000 for 13.0; undefined: there is no driver. */
+  readonly version?: number | undefined;
+  /** What failed first. */
+  readonly error?: string | undefined;
+  readonly devices: readonly CudaDevice[];
+}
+
 /** What the probe's process is asked. */
 export interface ProbeQuestion {
-  /** Libraries to load, in this order: paths, or names that the loader looks for. */
-  readonly files: readonly string[];
+  /** Libraries to load, by names that the loader looks for. */
+  readonly libraries: readonly string[];
+  /** Whether to let ONNX Runtime load its provider. */
+  readonly provider: boolean;
 }
+
+/** One line of what the process says. */
+export type ProbeFinding =
+  | { readonly about: 'driver'; readonly driver: DriverAnswer }
+  /** A library's name, or `provider`; no error: it could be loaded. */
+  | { readonly about: string; readonly error?: string | undefined };
 
 /** What it answers. */
 export interface ProbeAnswer {
-  readonly driver: {
-    /** CUDA's version that the driver supports, 13000 for 13.0; undefined: there is no driver. */
-    readonly version?: number | undefined;
-    /** What failed first. */
-    readonly error?: string | undefined;
-    readonly devices: readonly CudaDevice[];
-  };
-  /** By file, what the loader said of those that could not be loaded. */
+  readonly driver: DriverAnswer;
+  /** By library, and `provider`: what the loader said of those that could not be loaded. */
   readonly failures: Readonly<Record<string, string | undefined>>;
 }
 
-/** Drivers have been seen to take seconds where no other process has a device open. */
+/** Drivers take seconds where no other process has a device open. */
 const timeoutMs = 60_000;
 
 /** Asks driver and loader in a process of its own, which takes 0.1 to some seconds. */
@@ -43,10 +54,39 @@ export function askNative(question: ProbeQuestion): ProbeAnswer {
     [...loader, entry, JSON.stringify(question)],
     { encoding: 'utf8', timeout: timeoutMs },
   );
-  if (error === undefined && status === 0) return JSON.parse(stdout) as ProbeAnswer;
-  const end = error?.message ?? `ended with ${signal ?? `status ${status}`}`;
-  const lastLine = stderr.trim().split('\n').at(-1) ?? '';
-  const reason = `the process that asked the driver ${end} ${lastLine}`.trim();
-  const failures = Object.fromEntries(question.files.map((file) => [file, reason]));
-  return { driver: { error: reason, devices: [] }, failures };
+  const lastLine = stderr?.trim().split('\n').at(-1) ?? '';
+  const end = error?.message ?? `it ended with ${signal ?? `status ${status}`}`;
+  return readAnswer(question, { lines: stdout ?? '', end: `${end} ${lastLine}`.trim() });
+}
+
+/**
+ * The answer in what the process wrote. If it ended early, the first thing that it did not get to
+ * has ended it, and the rest was not tried.
+ */
+export function readAnswer(
+  { libraries, provider }: ProbeQuestion,
+  { lines, end }: { readonly lines: string; readonly end: string },
+): ProbeAnswer {
+  const findings = new Map<string, ProbeFinding>();
+  for (const line of lines.split('\n')) {
+    // The last line may be cut off.
+    if (!line.endsWith('}')) continue;
+    const finding: ProbeFinding = JSON.parse(line);
+    findings.set(finding.about, finding);
+  }
+  let reason = `the process that tried it failed: ${end}`;
+  const failureOf = (about: string): string | undefined => {
+    const finding = findings.get(about);
+    if (finding !== undefined) return 'error' in finding ? finding.error : undefined;
+    const first = reason;
+    reason = 'not tried, because of what is said above';
+    return first;
+  };
+  const found = findings.get('driver');
+  const driver =
+    found !== undefined && 'driver' in found
+      ? found.driver
+      : { error: failureOf('driver'), devices: [] };
+  const tried = [...libraries, ...(provider ? ['provider'] : [])];
+  return { driver, failures: Object.fromEntries(tried.map((name) => [name, failureOf(name)])) };
 }

@@ -1,12 +1,14 @@
+import { writeSync } from 'node:fs';
 import koffi from 'koffi';
-import type { ProbeAnswer, ProbeQuestion } from './probe-native.ts';
+import { loadOrt } from '../ort/api.ts';
+import { OrtEnvironment } from '../ort/session.ts';
+import type { DriverAnswer, ProbeFinding, ProbeQuestion } from './probe-native.ts';
 
 /**
  * Entry of the process that asks the driver and tries libraries, so that one that is broken takes
  * this process down and no other, and so that nothing stays loaded. It makes no context.
  */
 
-type DriverAnswer = ProbeAnswer['driver'];
 type Call = (...args: readonly unknown[]) => number;
 
 const driverFile = 'libcuda.so.1';
@@ -22,8 +24,7 @@ function messageOf(error: unknown): string {
 /** What the loader says of a file; undefined if it could be loaded. */
 function tryLoading(path: string): string | undefined {
   try {
-    // Global: the provider takes its host from the library that was loaded before.
-    koffi.load(path, { lazy: true, global: true });
+    koffi.load(path, { lazy: true });
     return undefined;
   } catch (error) {
     return messageOf(error);
@@ -83,11 +84,31 @@ function listDevices(
   });
 }
 
+/** What ONNX Runtime says of its provider; making options loads it, and touches no device. */
+function tryProvider(): string | undefined {
+  try {
+    const ort = loadOrt();
+    // Its logger is what the loading of providers writes to.
+    const environment = new OrtEnvironment(ort, { threads: 1, tensors: [] });
+    const options = ort.create('createCudaOptions');
+    try {
+      ort.check('updateCudaOptions', options, [], [], 0);
+    } finally {
+      ort.release('releaseCudaOptions', options);
+      environment.close();
+    }
+    return undefined;
+  } catch (error) {
+    return messageOf(error);
+  }
+}
+
+/** At once, so that what was found before a crash is known. */
+function tell(finding: ProbeFinding): void {
+  writeSync(process.stdout.fd, `${JSON.stringify(finding)}\n`);
+}
+
 const question: ProbeQuestion = JSON.parse(process.argv[2] ?? '');
-const answer: ProbeAnswer = {
-  driver: askDriver(),
-  failures: Object.fromEntries(
-    question.files.map((path) => [path, tryLoading(path)] as const).filter(([, error]) => error),
-  ),
-};
-process.stdout.write(JSON.stringify(answer));
+tell({ about: 'driver', driver: askDriver() });
+for (const path of question.libraries) tell({ about: path, error: tryLoading(path) });
+if (question.provider) tell({ about: 'provider', error: tryProvider() });

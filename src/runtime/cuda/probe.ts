@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { ortVersion } from '../ort/api.ts';
 import { loadCudaModule } from './cuda-module.ts';
 import { cudaLibraries, libraryFix } from './libraries.ts';
@@ -9,13 +8,7 @@ import {
   type ProbeAnswer,
   type ProbeQuestion,
 } from './probe-native.ts';
-import {
-  findProvider,
-  kernelsPath,
-  providerFileNames,
-  providerFolder,
-  type ProviderFiles,
-} from './provider-files.ts';
+import { findProvider, kernelsPath, providerFolder, type ProviderFiles } from './provider-files.ts';
 
 /** Something that a CUDA device needs. */
 export interface CudaCheck {
@@ -83,10 +76,10 @@ export function probeCuda(options: CudaProbeOptions = {}): CudaProbe {
     checks.push(check(sources));
     if (stopEarly && isWrong()) return { checks, devices: [] };
   }
-  const provider = sources.findProvider();
-  const files = [...cudaLibraries.map(({ file }) => file), ...loadOrder(provider)];
-  const answer = sources.askNative({ files });
-  checks.push(driverCheck(answer), ...libraryChecks(answer), ...loadingCheck(provider, answer));
+  const provider = checks.some(({ name, ok }) => name === 'provider' && ok);
+  const answer = sources.askNative({ libraries: cudaLibraries.map(({ file }) => file), provider });
+  checks.push(driverCheck(answer), ...libraryChecks(answer));
+  if (provider) checks.push(loadingCheck(answer));
   return { checks, devices: answer.driver.devices };
 }
 
@@ -175,21 +168,11 @@ function libraryChecks({ failures }: ProbeAnswer): readonly CudaCheck[] {
   });
 }
 
-/** The provider's files as ONNX Runtime loads them; none if it is not whole. */
-function loadOrder({ folder, missing }: ProviderFiles): readonly string[] {
-  if (missing.length > 0) return [];
-  return [providerFileNames.shared, providerFileNames.cuda].map((name) => join(folder, name));
-}
-
-/** Whether the loader takes the provider, with everything that it links to. */
-function loadingCheck(provider: ProviderFiles, { failures }: ProbeAnswer): readonly CudaCheck[] {
-  const files = loadOrder(provider);
-  if (files.length === 0) return [];
+/** Whether ONNX Runtime takes the provider, with everything that it links to. */
+function loadingCheck({ failures }: ProbeAnswer): CudaCheck {
   const name = 'loading';
-  const error = files.map((file) => failures[file]).find((failure) => failure !== undefined);
-  if (error === undefined) return [{ name, ok: true, found: 'the provider can be loaded' }];
-  const fix =
-    'Mend what is said above; if nothing else is wrong, run "npm run setup:cuda" again, and ' +
-    'compare the system\'s C library with docs/cuda.md ("ldd --version").';
-  return [{ name, ok: false, found: error, fix }];
+  const error = failures['provider'];
+  if (error === undefined) return { name, ok: true, found: 'ONNX Runtime loads the provider' };
+  const fix = 'Mend what is said above; if nothing is, run "npm ci" and "npm run setup:cuda".';
+  return { name, ok: false, found: error, fix };
 }

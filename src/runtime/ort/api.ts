@@ -57,6 +57,12 @@ const functions = {
     169,
     'void *ortSession(void *env, void *model, size_t size, void *options, void *packed, _Out_ void **out)',
   ],
+  createCudaOptions: [205, 'void *ortCudaOptions(_Out_ void **options)'],
+  updateCudaOptions: [
+    206,
+    'void *ortUpdateCudaOptions(void *options, const char **keys, const char **values, size_t count)',
+  ],
+  releaseCudaOptions: [208, 'void ortReleaseCudaOptions(void *options)'],
 } as const;
 
 type FunctionName = keyof typeof functions;
