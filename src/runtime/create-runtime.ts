@@ -29,6 +29,6 @@ export async function createRuntime(
       'Expected a CUDA runtime but this build has no CUDA runtime: use --device cpu.',
     );
   }
-  const { createCudaRuntime } = await loadCudaModule();
-  return createCudaRuntime(source, { deviceIndex: device.index, threads });
+  const cuda = await loadCudaModule();
+  return cuda.createCudaRuntime(source, { deviceIndex: device.index, threads });
 }

@@ -135,9 +135,9 @@ function providerCheck(sources: CudaProbeSources): CudaCheck {
   return { name, ok: false, found: `in ${folder}, but not for ONNX Runtime ${ortVersion}`, fix };
 }
 
-function kernelsCheck({ findKernels }: CudaProbeSources): CudaCheck {
+function kernelsCheck(sources: CudaProbeSources): CudaCheck {
   const name = 'kernels';
-  const path = findKernels();
+  const path = sources.findKernels();
   if (path !== undefined) return { name, ok: true, found: path };
   const fix = 'Run "npm run build:native", which needs nvcc of the CUDA toolkit 13.';
   return { name, ok: false, found: 'not built', fix };
