@@ -33,8 +33,8 @@ export interface RunningServer {
 /**
  * Puts the parts together and resolves when the engine is ready; undefined if `stopped` aborted
  * before. Documents and queries that arrive earlier are told to come back.
- * @throws ReadonceError for a compression that is not built, a device that cannot run, a taken port,
- * a store or a model that cannot be opened; what was started is closed again
+ * @throws ReadonceError for a compression that is not built, a device that cannot run, a taken
+ * port, a store or a model that cannot be opened; what was started is closed again
  */
 export async function startServer(
   settings: ServerSettings,

@@ -106,7 +106,7 @@ async function install(options: {
   output.out(`Installed the provider in ${target}\n`);
 }
 
-/** Failing to build them is not failing to install the provider: the doctor says what is missing. */
+/** A provider without kernels is still installed: the doctor says what is missing. */
 async function buildKernels(output: Output): Promise<void> {
   const sources = join(packageRoot(), 'native');
   if (!kernelsAreOld(sources)) return;
