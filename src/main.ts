@@ -32,8 +32,8 @@ export interface RunningServer {
 /**
  * Puts the parts together and resolves when the engine is ready; undefined if `stopped` aborted
  * before. Documents and queries that arrive earlier are told to come back.
- * @throws ReadonceError for a device or compression that is not built, a taken port, a store or a
- * model that cannot be opened; what was started is closed again
+ * @throws ReadonceError for a compression that is not built, a device that cannot run, a taken
+ * port, a store or a model that cannot be opened; what was started is closed again
  */
 export async function startServer(
   settings: ServerSettings,
@@ -71,6 +71,8 @@ async function startParts(
   const engine = startEngine({
     model: config.model,
     cacheFolder: config.cache,
+    device: config.device,
+    deviceIndex: config.deviceIndex,
     decodeWeights: config.decodeWeights,
     storeFolder: config.data,
     storeMaxBytes: config.storeMaxBytes,
@@ -113,12 +115,6 @@ async function startParts(
 }
 
 function checkConfig(config: Config): CompressionSpec {
-  if (config.device === 'cuda') {
-    throw new ReadonceError(
-      'unsupported',
-      'Expected auto or cpu for device but got cuda, which is not built yet.',
-    );
-  }
   const { method, budget, precision } = config;
   // keepRatio stays a default: a method that keeps every pair ignores it.
   const resolved = resolveCompression({ method, budget, precision }, config);

@@ -5,12 +5,14 @@ import { packageRoot } from '../model/embedded.ts';
 import { askCommand } from './ask.ts';
 import { UsageError, type CliCommand, type Output } from './command.ts';
 import { demoCommand } from './demo.ts';
+import { doctorCommand } from './doctor.ts';
 import { exportCommand } from './export.ts';
 import { importCommand } from './import.ts';
 import { lsCommand } from './ls.ts';
 import { putCommand } from './put.ts';
 import { rmCommand } from './rm.ts';
 import { serveCommand } from './serve.ts';
+import { setupCudaCommand } from './setup-cuda.ts';
 import { storeCommand } from './store.ts';
 
 /**
@@ -28,6 +30,8 @@ export async function runCli(rawArgs: readonly string[], output: Output): Promis
     exportCommand(output),
     importCommand(output),
     storeCommand(output),
+    doctorCommand(output),
+    setupCudaCommand(output),
     demoCommand(output),
   ];
   const [name, ...rest] = rawArgs;
@@ -75,7 +79,8 @@ function packageVersion(): string {
 }
 
 function overview(commands: readonly CliCommand[]): string {
-  const lines = commands.map(({ name, description }) => `  ${name.padEnd(6)} ${description}`);
+  const width = Math.max(...commands.map(({ name }) => name.length));
+  const lines = commands.map(({ name, description }) => `  ${name.padEnd(width)} ${description}`);
   return [
     'readonce: read a document once, answer from it for ever.',
     '',

@@ -41,6 +41,9 @@ export const configSchema = z.strictObject({
     'Model: a folder, a GGUF file, a hub id, or an embedded model (reader, reader-mini).',
   ),
   device: choice(['auto', 'cpu', 'cuda']).describe('Device that runs the model.'),
+  deviceIndex: integer(0, 63).describe(
+    'Which of several CUDA devices, as "readonce doctor" numbers them.',
+  ),
   decodeWeights: choice(['f32', 'q4', 'auto']).describe(
     'What decode steps multiply by: float32 weights, the 4-bit blocks of a Q4_1 GGUF, or either.',
   ),
@@ -88,6 +91,7 @@ export function defaultConfig(cacheFolder: string): Config {
     storeMaxBytes: 10_240 * mebibyte,
     model: 'reader',
     device: 'auto',
+    deviceIndex: 0,
     // With eight running answers or more, four bits are slower.
     decodeWeights: 'f32',
     cache: cacheFolder,

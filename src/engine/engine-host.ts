@@ -4,7 +4,9 @@ import { ReadonceError } from '../core/errors.ts';
 import { kvLayout } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
-import { createOrtCpuRuntime } from '../runtime/ort/cpu-runtime.ts';
+import { chooseDevice, deviceLabel, type ChosenDevice } from '../runtime/choose-device.ts';
+import { createRuntime } from '../runtime/create-runtime.ts';
+import { probeCuda } from '../runtime/cuda/probe.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Logger } from '../observability/logger.ts';
 import { openContextStore } from '../../storage/open-store.ts';
@@ -40,6 +42,7 @@ type EngineLimits = Pick<
 export class EngineHost {
   readonly #checkpoint: Checkpoint;
   readonly #runtime: Runtime;
+  readonly #device: ChosenDevice;
   readonly #store: ContextStore;
   readonly #queue = new KeyedQueue();
   readonly #scheduler: Scheduler;
@@ -54,6 +57,8 @@ export class EngineHost {
   private constructor(
     parts: {
       readonly checkpoint: Checkpoint;
+      readonly runtime: Runtime;
+      readonly device: ChosenDevice;
       readonly store: ContextStore;
       readonly logger: Logger;
     },
@@ -62,8 +67,9 @@ export class EngineHost {
     this.#checkpoint = parts.checkpoint;
     this.#store = parts.store;
     this.#logger = parts.logger;
-    this.#runtime = createOrtCpuRuntime(parts.checkpoint, { threads: availableParallelism() });
-    const runtime = this.#runtime;
+    this.#runtime = parts.runtime;
+    this.#device = parts.device;
+    const { runtime } = parts;
     this.#maxWaitMs = options.maxQueryWaitMs;
     this.#scheduler = new Scheduler({
       runtime,
@@ -81,10 +87,17 @@ export class EngineHost {
     });
   }
 
-  /** @throws ReadonceError of the model, the store or the runtime */
+  /** @throws ReadonceError of the device, the model, the store or the runtime */
   static async start(options: EngineOptions, logger: Logger): Promise<EngineHost> {
+    const device = pickDevice(options, logger);
     const { model, cacheFolder, decodeWeights } = options;
-    const checkpoint = await loadCheckpoint({ model, cacheFolder, decodeWeights, log: logger });
+    const checkpoint = await loadCheckpoint({
+      model,
+      cacheFolder,
+      decodeWeights,
+      keepHalf: device.device === 'cuda',
+      log: logger,
+    });
     const store = await openContextStore({
       folder: options.storeFolder,
       maxBytes: options.storeMaxBytes,
@@ -93,7 +106,12 @@ export class EngineHost {
     try {
       // An engine that died leaves its work half-done, and its server may live on.
       await store.sweep();
-      const host = new EngineHost({ checkpoint, store, logger }, options);
+      const runtime = await createRuntime(checkpoint, {
+        device,
+        threads: availableParallelism(),
+        poolBytes: options.poolBytes,
+      });
+      const host = new EngineHost({ checkpoint, runtime, device, store, logger }, options);
       host.#runtime.warm();
       return host;
     } catch (error) {
@@ -110,7 +128,7 @@ export class EngineHost {
       fingerprint,
       contextLength: config.contextLength,
       layout: kvLayout(config),
-      device: 'cpu',
+      device: deviceLabel(this.#device),
     };
   }
 
@@ -290,6 +308,16 @@ export class EngineHost {
     call.then(forget, forget);
     return call;
   }
+}
+
+/** @throws ReadonceError `engine_unavailable` if the device that is wanted cannot run */
+function pickDevice(options: EngineOptions, logger: Logger): ChosenDevice {
+  const { device = 'cpu', deviceIndex = 0 } = options;
+  const isAuto = device === 'auto';
+  const chosen = chooseDevice({ device, deviceIndex }, () => probeCuda({ stopEarly: isAuto }));
+  const reason = chosen.device === 'cpu' ? chosen.reason : undefined;
+  if (isAuto) logger.info({ device: deviceLabel(chosen), reason }, 'device chosen');
+  return chosen;
 }
 
 function isCorruption(error: unknown): error is ReadonceError {

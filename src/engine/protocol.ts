@@ -4,6 +4,7 @@ import type { SerializedError } from '../core/errors.ts';
 import type { KvLayout } from '../core/kv-layout.ts';
 import type { DecodeWeights } from '../model/checkpoint.ts';
 import type { LogLevel } from '../observability/logger.ts';
+import type { WantedDevice } from '../runtime/choose-device.ts';
 
 /**
  * What the server process and an engine process say to each other. KV bytes never cross: both open
@@ -18,6 +19,7 @@ export interface EngineInfo {
   readonly contextLength: number;
   /** Shape of the model's KV cache. */
   readonly layout: KvLayout;
+  /** `cpu`, or a CUDA device with its name: `cuda:0 NVIDIA H100 80GB HBM3`. */
   readonly device: string;
 }
 
@@ -188,6 +190,10 @@ export interface EngineOptions {
   readonly model: string;
   /** Converted weights and downloads. */
   readonly cacheFolder: string;
+  /** As `READONCE_DEVICE`; default `cpu`. */
+  readonly device?: WantedDevice | undefined;
+  /** As `READONCE_DEVICE_INDEX`; default 0. */
+  readonly deviceIndex?: number | undefined;
   /** As `READONCE_DECODE_WEIGHTS`; default `f32`. */
   readonly decodeWeights?: DecodeWeights | undefined;
   /** The store's folder; the server has it open too. */

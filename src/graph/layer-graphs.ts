@@ -111,7 +111,11 @@ class LayerGraph {
       this.#activation('attention', queryHeads * headDim),
       this.#activation('residual', hiddenSize),
     );
-    const next = this.#addAndNormalize(update, 'next_norm', this.#output('residual_out', hiddenSize));
+    const next = this.#addAndNormalize(
+      update,
+      'next_norm',
+      this.#output('residual_out', hiddenSize),
+    );
     this.#project(next.normalized);
   }
 

@@ -42,8 +42,8 @@ export interface HubOptions {
  * has no safetensors, `engine_unavailable` if the hub cannot be reached or a file came damaged
  */
 export async function downloadCheckpoint(options: HubOptions): Promise<string> {
-  const { id, cacheFolder, log } = options;
-  const folder = join(cacheFolder, 'hub', id);
+  const { id, log } = options;
+  const folder = hubFolder(options);
   if (await exists(folder)) return folder;
   log?.info({ model: id }, 'Downloading a model');
   const temporary = `${folder}.${randomUUID()}.tmp`;
@@ -59,6 +59,18 @@ export async function downloadCheckpoint(options: HubOptions): Promise<string> {
     throw hubError(error, id);
   }
   return folder;
+}
+
+/** The folder of a model that was downloaded before; undefined if it was not. */
+export async function downloadedFolder(
+  options: Pick<HubOptions, 'id' | 'cacheFolder'>,
+): Promise<string | undefined> {
+  const folder = hubFolder(options);
+  return (await exists(folder)) ? folder : undefined;
+}
+
+function hubFolder({ id, cacheFolder }: Pick<HubOptions, 'id' | 'cacheFolder'>): string {
+  return join(cacheFolder, 'hub', id);
 }
 
 async function exists(path: string): Promise<boolean> {

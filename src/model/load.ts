@@ -8,7 +8,7 @@ import { embeddedFolder, embeddedModels } from './embedded.ts';
 import { modelFingerprint, weightsDigest } from './fingerprint.ts';
 import { openFourBitWeights } from './four-bit-weights.ts';
 import { readGguf } from './gguf.ts';
-import { downloadCheckpoint, isHubId } from './hub.ts';
+import { downloadCheckpoint, downloadedFolder, isHubId } from './hub.ts';
 import { isHfFolder, readHfFolder } from './hf-folder.ts';
 import type { ModelLog } from './log.ts';
 import type { CheckpointSource } from './source.ts';
@@ -25,6 +25,8 @@ export interface LoadOptions {
   readonly cacheFolder: string;
   /** Default `f32`. */
   readonly decodeWeights?: DecodeWeights | undefined;
+  /** For runtimes that take 16-bit weights as they lie: those are not converted. Default: no. */
+  readonly keepHalf?: boolean | undefined;
   readonly log?: ModelLog | undefined;
 }
 
@@ -40,14 +42,14 @@ const ggufEnding = '.gguf';
  * cannot be downloaded now
  */
 export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> {
-  const { model, cacheFolder, log } = options;
+  const { model, cacheFolder, keepHalf, log } = options;
   const path = await locate(options);
   const source = await readSource(path, model);
   const tokenizer = new BpeTokenizer(source.tokenizer);
   checkTokenIds(source, tokenizer);
   const template = createPromptTemplate(source.template, tokenizer);
   const digest = await weightsDigest(source.weightFiles);
-  const weights = { tensors: source.tensors, digest, cacheFolder, log };
+  const weights = { tensors: source.tensors, digest, cacheFolder, keepHalf, log };
   const tensors = await openWeights(weights);
   const fourBit = await openFourBit(weights, options);
   return {
@@ -62,13 +64,39 @@ export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> 
   };
 }
 
+/** What can be said of a model without reading its weights. */
+export interface ModelOutline {
+  readonly description: string;
+  /** Undefined: a model of the hub that the first start downloads. */
+  readonly path: string | undefined;
+}
+
+/**
+ * Reads what a model says of itself; nothing is downloaded or converted.
+ * @throws ReadonceError `invalid_argument`, `unsupported`, as `loadCheckpoint`
+ */
+export async function outlineModel(
+  options: Pick<LoadOptions, 'model' | 'cacheFolder'>,
+): Promise<ModelOutline> {
+  const { model, cacheFolder } = options;
+  const local = await locateHere(model);
+  const path = local ?? (await downloadedFolder({ id: model, cacheFolder }));
+  if (path === undefined) return { description: 'a model of the hub', path };
+  const source = await readSource(path, model);
+  return { description: embeddedModels.get(model) ?? describe(source), path };
+}
+
 /** The folder or file of a model; downloads it if it is one of the hub's. */
 async function locate({ model, cacheFolder, log }: LoadOptions): Promise<string> {
+  return (await locateHere(model)) ?? downloadCheckpoint({ id: model, cacheFolder, log });
+}
+
+/** Undefined: not a path, but the id of a model of the hub. */
+async function locateHere(model: string): Promise<string | undefined> {
   if (embeddedModels.has(model)) return embeddedFolder(model);
   const path = resolve(model);
   const isLocal = (await stat(path).catch(() => undefined)) !== undefined;
-  if (isLocal || !isHubId(model)) return path;
-  return downloadCheckpoint({ id: model, cacheFolder, log });
+  return isLocal || !isHubId(model) ? path : undefined;
 }
 
 async function readSource(path: string, model: string): Promise<CheckpointSource> {

@@ -19,6 +19,7 @@ import {
   roundToHalf,
   rowCount,
   valueCount,
+  type TensorEncoding,
 } from './tensor-encodings.ts';
 
 /** Part of every converted file: bump it when the same source would give other values. */
@@ -30,23 +31,27 @@ export interface WeightsOptions {
   /** SHA-256 of the source files, hex: the name of the converted file. */
   readonly digest: string;
   readonly cacheFolder: string;
+  /** Whether float16 and bfloat16 may stay as they are. Default: no. */
+  readonly keepHalf?: boolean | undefined;
   readonly log: ModelLog | undefined;
 }
 
 /**
- * Float32 values of every tensor in files that graphs can map. Float32 safetensors are used as they
- * lie; anything else is converted once into `cacheFolder/weights/DIGEST.safetensors`. That file
- * carries a checksum, which is checked whenever it is opened; a damaged one is made anew. Processes
- * that convert at once do not disturb each other. Memory: about one tensor.
+ * The values of every tensor in files that graphs can map. Float32 safetensors are used as they
+ * lie, 16-bit ones too if `keepHalf`; anything else is converted to float32 once, into
+ * `cacheFolder/weights/DIGEST.safetensors`. That file carries a checksum, which is checked whenever
+ * it is opened; a damaged one is made anew. Processes that convert at once do not disturb each
+ * other. Memory: about one tensor.
  * @throws ReadonceError `storage_full` if the cache folder's disk is full, `invalid_argument` for
  * values that are not finite
  */
 export async function openWeights(
   options: WeightsOptions,
 ): Promise<ReadonlyMap<string, TensorRef>> {
-  const { tensors, digest, cacheFolder, log } = options;
-  if (tensors.every(isMappable)) {
-    return new Map(tensors.map((tensor) => [tensor.name, pick(tensor)]));
+  const { tensors, digest, cacheFolder, keepHalf = false, log } = options;
+  const types: MappableTypes = keepHalf ? anyFloat : onlyFloat32;
+  if (tensors.every((tensor) => isMappable(tensor, types))) {
+    return new Map(tensors.map((tensor) => [tensor.name, pick(tensor, types)]));
   }
   const file = join(cacheFolder, 'weights', `${digest}.safetensors`);
   const layout = convertedLayout(
@@ -64,17 +69,24 @@ export async function openWeights(
   );
 }
 
-function isMappable(tensor: SourceTensor): boolean {
+/** Encodings that graphs may map, and their element types. */
+type MappableTypes = Readonly<Partial<Record<TensorEncoding, NonNullable<TensorRef['type']>>>>;
+
+const onlyFloat32: MappableTypes = { F32: 'float32' };
+const anyFloat: MappableTypes = { ...onlyFloat32, F16: 'float16', BF16: 'bfloat16' };
+
+function isMappable(tensor: SourceTensor, types: MappableTypes): boolean {
   return (
-    tensor.encoding === 'F32' &&
+    types[tensor.encoding] !== undefined &&
     !tensor.roundToHalf &&
     tensor.interleavedHeads === undefined &&
     tensor.offsetBytes % 4 === 0
   );
 }
 
-function pick({ name, shape, file, offsetBytes, sizeBytes }: SourceTensor): TensorRef {
-  return { name, shape, file, offsetBytes, sizeBytes };
+function pick(tensor: SourceTensor, types: MappableTypes): TensorRef {
+  const { name, shape, file, offsetBytes, sizeBytes, encoding } = tensor;
+  return { name, shape, file, offsetBytes, sizeBytes, type: types[encoding] };
 }
 
 async function convert(

@@ -33,6 +33,7 @@ export interface ModelView {
   readonly fingerprint: string;
   /** Tokens of the window. */
   readonly contextLength: number;
+  /** `cpu`, or a CUDA device with its name. */
   readonly device: string;
   readonly default: boolean;
 }

@@ -111,10 +111,10 @@ describe('serve', () => {
     expect(finished.stderr).toContain('no-model');
   });
 
-  it('ends with status 1 for a device that is not built', async () => {
-    const finished = await serve(['--device', 'cuda']);
+  it('ends with status 1 for a device that cannot run, and names the doctor', async () => {
+    const finished = await serve(['--device', 'cuda', '--device-index', '63']);
     expect(finished.status).toBe(1);
-    expect(finished.stderr).toMatch(/readonce serve: .*cuda/);
+    expect(finished.stderr).toMatch(/readonce serve: .*cuda.*readonce doctor/);
   });
 
   it('ends with status 1 when the port is taken', async () => {

@@ -91,9 +91,14 @@ function answer(
     startPosition,
   }));
   const results: number[][] = asked.map(() => []);
-  const begun = slots.flatMap((slot) => runtime.forward([slot]));
-  const first = begun.map((logits) => logits.values());
-  let next = begun.map((logits) => logits.argmax());
+  const first: Float32Array[] = [];
+  let next: number[] = [];
+  for (const slot of slots) {
+    for (const logits of runtime.forward([slot])) {
+      first.push(logits.values());
+      next.push(logits.argmax());
+    }
+  }
   const startMs = performance.now();
   for (let step = 0; step < tokens; step++) {
     for (const [i, id] of next.entries()) results[i]?.push(id);
@@ -267,7 +272,7 @@ async function main(model: string): Promise<void> {
   function checkMemory(): void {
     const device = CudaDevice.open(0);
     const used = (): number => device.memory().totalBytes - device.memory().freeBytes;
-    const tokens = 40_000;
+    const tokens = Math.round(4e9 / (heads * cuda.rowBytes));
     const measure = (ratio: number): number => {
       const before = used();
       const context = cuda.createContext(new Uint32Array(heads).fill(ratio * tokens));
@@ -305,11 +310,7 @@ async function main(model: string): Promise<void> {
     copy.resize(new Uint32Array(heads).fill(ids.length));
     const copied = answer(cuda, [{ context: copy, ids: question }], options);
     check('copied and resized', agreement(copied.ids, before.ids) === 1, 'same answer');
-    const expected = answer(
-      cpu,
-      [{ context: cpu.contextOf(onCpu.dense), ids: question }],
-      options,
-    );
+    const expected = answer(cpu, [{ context: cpu.contextOf(onCpu.dense), ids: question }], options);
     const same = agreement(before.ids, expected.ids);
     check('context of a dense cache', same > 0.9, `${(100 * same).toFixed(1)} %`);
     check('rows of pairs', whole.rows === ids.length, String(whole.rows));

@@ -6,7 +6,7 @@ import { defined } from '../../src/core/assert.ts';
 import type { CompressionSpec } from '../../src/core/compression-spec.ts';
 import type { StoredContext } from '../../src/core/context.ts';
 import { EngineHost } from '../../src/engine/engine-host.ts';
-import type { EngineAnswer, Ingested } from '../../src/engine/protocol.ts';
+import type { EngineAnswer, EngineOptions, Ingested } from '../../src/engine/protocol.ts';
 import { createLogger } from '../../src/observability/logger.ts';
 import { openEnvironment, type Environment, type TableName } from '../../storage/environment.ts';
 import { idBytes } from '../../storage/keys.ts';
@@ -31,7 +31,10 @@ afterAll(async () => {
   rmSync(storeFolder, { recursive: true });
 });
 
-function start(): Promise<EngineHost> {
+function start(
+  different: Partial<EngineOptions> = {},
+  logger = createLogger({ level: 'silent' }),
+): Promise<EngineHost> {
   const options = {
     model: 'reader-mini',
     cacheFolder: modelCache,
@@ -42,8 +45,9 @@ function start(): Promise<EngineHost> {
     maxQueryWaitMs: 60_000,
     maxSessions: 4,
     logLevel: 'silent',
+    ...different,
   } as const;
-  return EngineHost.start(options, createLogger({ level: 'silent' }));
+  return EngineHost.start(options, logger);
 }
 
 function put(text: string, compression: Partial<CompressionSpec> = {}): Promise<Ingested> {
@@ -70,6 +74,36 @@ function damage(table: TableName, id: string): void {
   damaged[damaged.length - 1] = (damaged.at(-1) ?? 0) ^ 1;
   environment.transact(() => environment.tables[table].putSync(key, damaged));
 }
+
+describe('the device', () => {
+  // No machine has so many.
+  const deviceIndex = 63;
+
+  it('is the CPU, with one line that says why, where auto finds no CUDA', async () => {
+    const lines: string[] = [];
+    const stream = { write: (line: string) => void lines.push(line) };
+    const auto = await start(
+      { device: 'auto', deviceIndex },
+      createLogger({ level: 'info', stream }),
+    );
+    expect(auto.info.device).toBe('cpu');
+    await auto.close();
+    const chosen = lines.filter((line) => line.includes('device chosen'));
+    expect(chosen.map((line) => JSON.parse(line) as unknown)).toEqual([
+      expect.objectContaining({
+        device: 'cpu',
+        reason: expect.stringMatching(/^\w+: ./) as string,
+      }),
+    ]);
+  });
+
+  it('is never another than CUDA where that is wanted', async () => {
+    await expect(start({ device: 'cuda', deviceIndex })).rejects.toMatchObject({
+      code: 'engine_unavailable',
+      message: expect.stringContaining('readonce doctor') as string,
+    });
+  });
+});
 
 describe('a damaged context', () => {
   it('fails its query, and is rebuilt by the next PUT', async () => {

@@ -27,6 +27,7 @@ describe('sources', () => {
       port: 8080,
       model: 'reader',
       device: 'auto',
+      deviceIndex: 0,
     });
     expect(config.maxBodyBytes).toBe(10 * 1024 * 1024);
     expect(config.shutdownMs).toBe(10_000);
@@ -64,6 +65,7 @@ describe('sources', () => {
       storeMaxBytes: '2097152',
       model: 'reader-mini',
       device: 'cpu',
+      deviceIndex: '3',
       decodeWeights: 'auto',
       cache: resolve('/c'),
       poolBytes: '2097153',
@@ -111,6 +113,7 @@ describe('bad values', () => {
       { env: { READONCE_ALLOW_REMOTE: 'yes' } },
       /true or false .*"yes"/,
     ],
+    ['a device index below 0', { env: { READONCE_DEVICE_INDEX: '-1' } }, /_INDEX .*0 to 63.* -1\./],
     ['a share of nothing', { env: { READONCE_KEEP_RATIO: '0' } }, /above 0 and at most 1 .* 0\./],
     ['an empty flag', { env: {}, flags: { model: '' } }, /--model .*""/],
   ];

@@ -31,7 +31,10 @@ export const modelListSchema = z
           .string()
           .openapi({ description: 'Names the weights, tokenizer and template.' }),
         contextLength: z.number().int().openapi({ description: 'Tokens of the window.' }),
-        device: z.string().openapi({ example: 'cpu' }),
+        device: z.string().openapi({
+          description: 'Where it runs: cpu, or a CUDA device with its name.',
+          example: 'cuda:0 NVIDIA H100 80GB HBM3',
+        }),
         default: z.boolean(),
       }),
     ),

@@ -53,10 +53,7 @@ export class BlockPool implements Closeable {
     this.#chunkBlocks = partBytes / (blockSize * rowBytes);
     const magnitudeBytes = format === 'i8r' ? 2 : 0;
     this.blockBytes = 2 * blockSize * (rowBytes + magnitudeBytes);
-    const mostChunks = Math.max(
-      1,
-      Math.floor(poolBytes / (this.blockBytes * this.#chunkBlocks)),
-    );
+    const mostChunks = Math.max(1, Math.floor(poolBytes / (this.blockBytes * this.#chunkBlocks)));
     this.mostBlocks = mostChunks * this.#chunkBlocks;
     this.#chunks = Array.from({ length: mostChunks }, () => undefined);
     const part = (bytes: number): GrowingMemory =>
@@ -140,7 +137,10 @@ export class BlockPool implements Closeable {
     }
     const first = number * this.#chunkBlocks;
     // The last is taken first.
-    const free = Array.from({ length: this.#chunkBlocks }, (_, i) => first + this.#chunkBlocks - 1 - i);
+    const free = Array.from(
+      { length: this.#chunkBlocks },
+      (_, i) => first + this.#chunkBlocks - 1 - i,
+    );
     const chunk = { free };
     this.#chunks[number] = chunk;
     return chunk;
@@ -148,8 +148,7 @@ export class BlockPool implements Closeable {
 
   /** Gives a free chunk's memory back, but for one: who comes next should not have to wait. */
   #releaseIfSpare(number: number): void {
-    const isFree = (chunk: Chunk | undefined): boolean =>
-      chunk?.free.length === this.#chunkBlocks;
+    const isFree = (chunk: Chunk | undefined): boolean => chunk?.free.length === this.#chunkBlocks;
     if (!isFree(this.#chunks[number])) return;
     if (!this.#chunks.some((chunk, other) => other !== number && isFree(chunk))) return;
     this.#gpu.stream.synchronize();

@@ -31,7 +31,7 @@ import { DeviceWeights } from './weights.ts';
 /** What of a GPU a runtime may use. */
 export interface CudaRuntimeOptions {
   readonly deviceIndex: number;
-  /** Most bytes of loaded contexts and tails; 0: three fifths of what is free beside the weights. */
+  /** Most bytes of loaded contexts and tails; 0: 0.6 of what is free beside the weights. */
   readonly poolBytes: number;
 }
 

@@ -101,8 +101,14 @@ class Workspace implements Closeable {
     const longs = (value: (i: number) => number): BigInt64Array =>
       BigInt64Array.from(ids, (_, i) => BigInt(value(i)));
     // Small ordinary arrays are read before the call returns.
-    stream.copyToDevice(this.#runner.address('input_ids'), longs((i) => ids[i] as number));
-    stream.copyToDevice(this.#runner.address('position_ids'), longs((i) => cache.length + i));
+    stream.copyToDevice(
+      this.#runner.address('input_ids'),
+      longs((i) => ids[i] as number),
+    );
+    stream.copyToDevice(
+      this.#runner.address('position_ids'),
+      longs((i) => cache.length + i),
+    );
     if (slice !== undefined) this.#clearScores(slice);
     this.#runner.begin(tokens);
   }

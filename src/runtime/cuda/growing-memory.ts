@@ -2,7 +2,7 @@ import { assert } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { CudaDevice } from './device.ts';
 
-/** CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_LOCATION_TYPE_DEVICE, CU_MEM_ACCESS_FLAGS_PROT_READWRITE. */
+/** CU_MEM_ALLOCATION_TYPE_PINNED, …LOCATION_TYPE_DEVICE, …ACCESS_FLAGS_PROT_READWRITE. */
 const [pinned, onDevice, readAndWrite] = [1, 1, 3];
 /** CU_MEM_ALLOC_GRANULARITY_MINIMUM. */
 const minimum = 0;
@@ -65,7 +65,7 @@ export class GrowingMemory implements Closeable {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    for (const chunk of [...this.#handles.keys()]) this.release(chunk);
+    for (const chunk of this.#handles.keys()) this.release(chunk);
     this.#device.driver.call('cuMemAddressFree', this.address, this.#reservedBytes);
   }
 

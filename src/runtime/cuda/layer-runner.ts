@@ -2,7 +2,7 @@ import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { layerGraph, type ComputeType, type LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
-import { OrtBinding, type OrtSession } from '../ort/session.ts';
+import type { OrtBinding, OrtSession } from '../ort/session.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { Gpu } from './gpu.ts';
@@ -140,18 +140,24 @@ export class LayerRunner implements Closeable {
   end(tokens: number, rows: number): void {
     const { layers } = this.#options.config;
     const last = layers - 1;
-    this.#bound(tokens, `end`, last, () => ({
-      inputs: {
-        residual: this.#residual(tokens, last),
-        ...this.#some(tokens, 'attention'),
-        rows: this.#tensor('rows', rows),
-      },
-      outputs: this.#some(rows, 'hidden'),
-    }), rows).run();
+    this.#bound(
+      tokens,
+      `end`,
+      last,
+      () => ({
+        inputs: {
+          residual: this.#residual(tokens, last),
+          ...this.#some(tokens, 'attention'),
+          rows: this.#tensor('rows', rows),
+        },
+        outputs: this.#some(rows, 'hidden'),
+      }),
+      rows,
+    ).run();
   }
 
   close(): void {
-    for (const tokens of [...this.#bindings.keys()]) this.#forget(tokens);
+    for (const tokens of this.#bindings.keys()) this.#forget(tokens);
     for (const tensors of this.#tensors.values()) closeAll(tensors);
     this.#tensors.clear();
     this.#arena.close();
@@ -228,14 +234,7 @@ export class LayerRunner implements Closeable {
 type Tensors = Readonly<Record<string, OrtTensor>>;
 
 type Activation =
-  | IntegerInput
-  | 'residual0'
-  | 'residual1'
-  | 'query'
-  | 'key'
-  | 'value'
-  | 'attention'
-  | 'hidden';
+  IntegerInput | 'residual0' | 'residual1' | 'query' | 'key' | 'value' | 'attention' | 'hidden';
 
 const integers: ReadonlySet<string> = new Set(['input_ids', 'position_ids', 'rows']);
 

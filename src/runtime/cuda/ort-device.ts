@@ -59,7 +59,7 @@ export class OrtDevice implements Closeable, SessionScope {
     try {
       const settings = providerSettings(this.#options);
       const names = Object.keys(settings);
-      api.check('setCudaOptions', cuda, names, Object.values(settings), names.length);
+      api.check('updateCudaOptions', cuda, names, Object.values(settings), names.length);
       api.check('addCudaProvider', options, cuda);
       const allOptimizations = 99;
       api.check('setOptimizationLevel', options, allOptimizations);

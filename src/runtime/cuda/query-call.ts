@@ -76,7 +76,9 @@ export class QueryCalls implements Closeable {
   readonly #slots: UnitSlots;
   readonly #runner: LayerRunner;
   readonly #arena: Arena;
-  readonly #regions: Readonly<Record<'tileStarts' | 'partials' | 'stats' | 'logits' | 'largest', Region>>;
+  readonly #regions: Readonly<
+    Record<'tileStarts' | 'partials' | 'stats' | 'logits' | 'largest', Region>
+  >;
   readonly #kept: Arena;
   readonly #keptRegions: readonly Region[];
   readonly #largest: PinnedMemory;

@@ -120,10 +120,7 @@ export class RowTransfer implements Closeable {
     const start = half.filledBytes;
     half.memory.bytes.set(keys, start);
     half.memory.bytes.set(values, start + keys.byteLength);
-    half.pieces.set(
-      [start / 16, rows, at.firstRow, at.sequence],
-      half.pieceCount * pieceNumbers,
-    );
+    half.pieces.set([start / 16, rows, at.firstRow, at.sequence], half.pieceCount * pieceNumbers);
     half.pieceCount++;
     half.filledBytes = Math.ceil((start + bytes) / 16) * 16;
   }

@@ -27,7 +27,7 @@ export interface UnitPlan {
   readonly units: readonly Unit[];
   /** Tokens, `[slot][first, end)`, in the order of `slots`. */
   readonly tokens: readonly (readonly [first: number, end: number])[];
-  /** By token: the units it attends to, and where its pair goes, counted back from the tail's end. */
+  /** By token: the units it attends to; where its pair goes, counted back from the tail's end. */
   readonly ofToken: readonly {
     readonly context: number;
     readonly tail: number;

@@ -95,31 +95,23 @@ export class DeviceWeights implements Closeable {
 
   /** A graph's weights by input name. `between` follows the attention of `layer`. */
   inputs(kind: LayerGraphKind, layer: number): Readonly<Record<string, OrtTensor>> {
-    const { layers } = this.#source.config;
-    switch (kind) {
-      case 'begin':
-        return {
-          embedding: this.#tensor('embedding'),
-          input_norm: this.#tensor('0.norm'),
-          ...this.#ofLayer(0, aheadOfAttention),
-          ...this.#rope(),
-        };
-      case 'attend':
-        return {};
-      case 'between':
-        return {
-          ...this.#ofLayer(layer, behindAttention),
-          next_norm: this.#tensor(`${layer + 1}.norm`),
-          ...this.#ofLayer(layer + 1, aheadOfAttention),
-          ...this.#rope(),
-        };
-      case 'end':
-        assert(layer === layers - 1, 'the last layer ends');
-        return {
-          ...this.#ofLayer(layer, behindAttention),
-          next_norm: this.#tensor('final_norm'),
-        };
+    if (kind === 'attend') return {};
+    if (kind === 'begin') {
+      return {
+        embedding: this.#tensor('embedding'),
+        input_norm: this.#tensor('0.norm'),
+        ...this.#ofLayer(0, aheadOfAttention),
+        ...this.#rope(),
+      };
     }
+    const behind = this.#ofLayer(layer, behindAttention);
+    if (kind === 'end') return { ...behind, next_norm: this.#tensor('final_norm') };
+    return {
+      ...behind,
+      next_norm: this.#tensor(`${layer + 1}.norm`),
+      ...this.#ofLayer(layer + 1, aheadOfAttention),
+      ...this.#rope(),
+    };
   }
 
   close(): void {

@@ -63,12 +63,12 @@ const functions = {
     'void *ortSession(void *env, void *model, size_t size, void *options, void *packed, _Out_ void **out)',
   ],
   addCudaProvider: [204, 'void *ortAddCuda(void *options, void *cuda)'],
-  createCudaOptions: [205, 'void *ortCudaOptions(_Out_ void **cuda)'],
-  setCudaOptions: [
+  createCudaOptions: [205, 'void *ortCudaOptions(_Out_ void **options)'],
+  updateCudaOptions: [
     206,
-    'void *ortSetCuda(void *cuda, const char **keys, const char **values, size_t count)',
+    'void *ortUpdateCudaOptions(void *options, const char **keys, const char **values, size_t count)',
   ],
-  releaseCudaOptions: [208, 'void ortReleaseCuda(void *cuda)'],
+  releaseCudaOptions: [208, 'void ortReleaseCudaOptions(void *options)'],
 } as const;
 
 type FunctionName = keyof typeof functions;
@@ -95,7 +95,12 @@ export function loadOrt(): OrtApi {
   return loaded;
 }
 
-function libraryPath(): string {
+/**
+ * The library's path, whether or not it is there; what ONNX Runtime loads later, such as the CUDA
+ * provider, it looks for in the same folder.
+ * @throws ReadonceError `engine_unavailable` on a system that has none
+ */
+export function libraryPath(): string {
   const { platform, arch } = process;
   const names: Readonly<Record<string, string>> = {
     linux: 'libonnxruntime.so.1',
