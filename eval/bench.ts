@@ -9,6 +9,7 @@ import { markdownTable } from './markdown.ts';
 import { parseBenchOptions, type BenchOptions, type PartName } from './options.ts';
 import type { Part, PartReport, PartSetup } from './part.ts';
 import { batching } from './parts/batching.ts';
+import { devices } from './parts/devices.ts';
 import { quality } from './parts/quality.ts';
 import { reconstruction } from './parts/reconstruction.ts';
 import { size } from './parts/size.ts';
@@ -22,6 +23,7 @@ const parts: Readonly<Record<PartName, Part>> = {
   size,
   speed,
   batching,
+  devices,
 };
 
 async function bench(options: BenchOptions): Promise<void> {

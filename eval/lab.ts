@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import type { CompressionSpec } from '../src/core/compression-spec.ts';
 import { EngineHost } from '../src/engine/engine-host.ts';
 import { createLogger } from '../src/observability/logger.ts';
+import type { WantedDevice } from '../src/runtime/choose-device.ts';
+import { openContextStore } from '../storage/open-store.ts';
 
 /** A question to a document that was read. */
 export interface LabQuestion {
@@ -22,12 +24,16 @@ export interface Lab {
   read(document: string, compression: CompressionSpec): Promise<string>;
   /** The greedy answer, at most `answerTokens` long. */
   ask(question: LabQuestion): Promise<string>;
+  /** Ends the engine; then, of each context and head, the document positions that were kept. */
+  kept(contextIds: readonly string[]): Promise<readonly (readonly Uint32Array[])[]>;
   close(): Promise<void>;
 }
 
 export interface LabOptions {
   readonly model: string;
   readonly cacheFolder: string;
+  /** Default: `auto`. */
+  readonly device?: WantedDevice;
 }
 
 /**
@@ -46,11 +52,11 @@ const engineLimits = {
 };
 
 /** @throws ReadonceError of the model, the store or the runtime */
-export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> {
+export async function openLab({ model, cacheFolder, device }: LabOptions): Promise<Lab> {
   const storeFolder = await mkdtemp(join(tmpdir(), 'readonce-lab-'));
   const logLevel = 'warn';
   const engine = await EngineHost.start(
-    { model, cacheFolder, storeFolder, storeMaxBytes, logLevel, ...engineLimits },
+    { model, cacheFolder, device, storeFolder, storeMaxBytes, logLevel, ...engineLimits },
     createLogger({ level: logLevel }),
   );
   const signal = new AbortController().signal;
@@ -90,6 +96,18 @@ export async function openLab({ model, cacheFolder }: LabOptions): Promise<Lab> 
         signal,
       });
       return answer;
+    },
+    async kept(contextIds) {
+      await engine.close();
+      const store = await openContextStore({ folder: storeFolder });
+      try {
+        return contextIds.map((id) => {
+          const heads = store.get(id)?.record.pairCounts.length ?? 0;
+          return Array.from({ length: heads }, (_, head) => store.readRanking(id, head).positions);
+        });
+      } finally {
+        await store.close();
+      }
     },
     async close() {
       await engine.close();

@@ -3,7 +3,14 @@ import { ReadonceError } from '../src/core/errors.ts';
 import { documentsPath } from './datasets.ts';
 
 /** The parts of the benchmark, in the order they run. */
-export const partNames = ['quality', 'reconstruction', 'size', 'speed', 'batching'] as const;
+export const partNames = [
+  'quality',
+  'reconstruction',
+  'size',
+  'speed',
+  'batching',
+  'devices',
+] as const;
 export type PartName = (typeof partNames)[number];
 
 export interface BenchOptions {
@@ -35,7 +42,8 @@ export function parseBenchOptions(
     );
   }
   return {
-    parts: partNames.filter((name) => asked?.includes(name) ?? true),
+    // Comparing devices takes a GPU: it is done when it is asked for.
+    parts: partNames.filter((name) => asked?.includes(name) ?? name !== 'devices'),
     out: values.out ?? defaultOut,
     documents: documentsPath({ option: values.documents, environment }),
     quick: values.quick ?? false,

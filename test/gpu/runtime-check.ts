@@ -252,7 +252,7 @@ async function main(model: string): Promise<void> {
       ...got.first.map((logits, i) => relativeError(logits, expected.first[i] as Float32Array)),
     );
     const name = precision.name;
-    check(`${name}: first logits`, error < 0.03, error.toExponential(2));
+    check(`${name}: first logits`, error < 0.1, error.toExponential(2));
     const same = agreement(got.ids, expected.ids);
     check(`${name}: 20 answers together`, same > 0.9, `${(100 * same).toFixed(1)} % of tokens`);
     process.stdout.write(
