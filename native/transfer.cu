@@ -75,8 +75,8 @@ __device__ void store(void* staging, const Piece* pieces, const Rows& keys, cons
 }  // namespace
 
 /**
- * load_{f16_f16,f32_f16,f16_bf16,f32_bf16,i8_f16,i8_i8r}_d{64,128}: from a stored precision to the
- * pool's; i8 is the precision `int8`.
+ * load_{f16,f32,i8}_{f16,i8r}_d{64,128}, load_{f16,f32}_bf16_d{64,128}: from a stored precision to
+ * the pool's; i8 is the precision `int8`.
  *
  *   staging   bytes; device memory, or pinned host memory that the device can address
  *   pieces    int32 [pieces, 4]: offset in staging in units of 16 bytes, rows, first row of the
@@ -96,7 +96,7 @@ __device__ void store(void* staging, const Piece* pieces, const Rows& keys, cons
   }
 
 /**
- * store_{f16_f16,f16_f32,bf16_f16,bf16_f32,f16_i8,i8r_i8}_d{64,128}: the other way. staging is
+ * store_{f16,i8r}_{f16,f32,i8}_d{64,128}, store_bf16_{f16,f32}_d{64,128}: the other way. staging is
  * written; i8r_i8 gives back the bytes that were loaded.
  */
 #define STORE(name, From, Staged, headDim)                                                        \
@@ -117,9 +117,13 @@ TRANSFER_HEAD_DIMS(LOAD, f16_bf16, F16, Bf16)
 TRANSFER_HEAD_DIMS(LOAD, f32_bf16, F32, Bf16)
 TRANSFER_HEAD_DIMS(LOAD, i8_f16, I8Packed, F16)
 TRANSFER_HEAD_DIMS(LOAD, i8_i8r, I8Packed, I8Row)
+TRANSFER_HEAD_DIMS(LOAD, f16_i8r, F16, I8Row)
+TRANSFER_HEAD_DIMS(LOAD, f32_i8r, F32, I8Row)
 TRANSFER_HEAD_DIMS(STORE, f16_f16, F16, F16)
 TRANSFER_HEAD_DIMS(STORE, f16_f32, F16, F32)
 TRANSFER_HEAD_DIMS(STORE, bf16_f16, Bf16, F16)
 TRANSFER_HEAD_DIMS(STORE, bf16_f32, Bf16, F32)
 TRANSFER_HEAD_DIMS(STORE, f16_i8, F16, I8Packed)
 TRANSFER_HEAD_DIMS(STORE, i8r_i8, I8Row, I8Packed)
+TRANSFER_HEAD_DIMS(STORE, i8r_f16, I8Row, F16)
+TRANSFER_HEAD_DIMS(STORE, i8r_f32, I8Row, F32)

@@ -73,6 +73,7 @@ async function startParts(
     cacheFolder: config.cache,
     device: config.device,
     deviceIndex: config.deviceIndex,
+    devicePrecision: config.devicePrecision,
     decodeWeights: config.decodeWeights,
     storeFolder: config.data,
     storeMaxBytes: config.storeMaxBytes,

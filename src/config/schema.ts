@@ -44,6 +44,9 @@ export const configSchema = z.strictObject({
   deviceIndex: integer(0, 63).describe(
     'Which of several CUDA devices, as "readonce doctor" numbers them.',
   ),
+  devicePrecision: choice(['f16', 'int8']).describe(
+    'What a GPU holds loaded contexts in: float16, or bytes with a scale for each row.',
+  ),
   decodeWeights: choice(['f32', 'q4', 'auto']).describe(
     'What decode steps multiply by: float32 weights, the 4-bit blocks of a Q4_1 GGUF, or either.',
   ),
@@ -92,6 +95,8 @@ export function defaultConfig(cacheFolder: string): Config {
     model: 'reader',
     device: 'auto',
     deviceIndex: 0,
+    // Stored float16 contexts are then held as they are, without another rounding.
+    devicePrecision: 'f16',
     // With eight running answers or more, four bits are slower.
     decodeWeights: 'f32',
     cache: cacheFolder,

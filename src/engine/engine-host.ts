@@ -110,6 +110,7 @@ export class EngineHost {
         device,
         threads: availableParallelism(),
         poolBytes: options.poolBytes,
+        devicePrecision: options.devicePrecision,
       });
       const host = new EngineHost({ checkpoint, runtime, device, store, logger }, options);
       host.#runtime.warm();

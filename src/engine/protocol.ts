@@ -5,6 +5,7 @@ import type { KvLayout } from '../core/kv-layout.ts';
 import type { DecodeWeights } from '../model/checkpoint.ts';
 import type { LogLevel } from '../observability/logger.ts';
 import type { WantedDevice } from '../runtime/choose-device.ts';
+import type { DevicePrecision } from '../runtime/cuda/cuda-runtime.ts';
 
 /**
  * What the server process and an engine process say to each other. KV bytes never cross: both open
@@ -194,6 +195,8 @@ export interface EngineOptions {
   readonly device?: WantedDevice | undefined;
   /** As `READONCE_DEVICE_INDEX`; default 0. */
   readonly deviceIndex?: number | undefined;
+  /** As `READONCE_DEVICE_PRECISION`; default `f16`. */
+  readonly devicePrecision?: DevicePrecision | undefined;
   /** As `READONCE_DECODE_WEIGHTS`; default `f32`. */
   readonly decodeWeights?: DecodeWeights | undefined;
   /** The store's folder; the server has it open too. */

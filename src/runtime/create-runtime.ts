@@ -1,5 +1,6 @@
 import type { GraphSource } from '../graph/decoder-blocks.ts';
 import type { ChosenDevice } from './choose-device.ts';
+import type { DevicePrecision } from './cuda/cuda-runtime.ts';
 import { createOrtCpuRuntime } from './ort/cpu-runtime.ts';
 import type { Runtime } from './runtime.ts';
 
@@ -11,6 +12,8 @@ export interface RuntimeOptions {
   readonly threads: number;
   /** Most bytes of loaded contexts and tails on a GPU; 0: as many as there is room for. */
   readonly poolBytes: number;
+  /** What they are held in there; default `f16`. */
+  readonly devicePrecision?: DevicePrecision | undefined;
 }
 
 /**
@@ -20,10 +23,14 @@ export interface RuntimeOptions {
  */
 export async function createRuntime(
   source: GraphSource,
-  { device, threads, poolBytes }: RuntimeOptions,
+  { device, threads, poolBytes, devicePrecision = 'f16' }: RuntimeOptions,
 ): Promise<Runtime> {
   if (device.device === 'cpu') return createOrtCpuRuntime(source, { threads });
   // Loaded late: machines without CUDA never touch it.
   const { createCudaRuntime } = await import('./cuda/cuda-runtime.ts');
-  return createCudaRuntime(source, { deviceIndex: device.index, poolBytes });
+  return createCudaRuntime(source, {
+    deviceIndex: device.index,
+    poolBytes,
+    precision: devicePrecision,
+  });
 }

@@ -1,6 +1,6 @@
 /**
  * The CUDA runtime beside the CPU's on one model: what both compute from the same tokens and rows.
- * Run on a GPU machine: `node dist/test/gpu/runtime-check.js [MODEL]`.
+ * Run on a GPU machine: `node dist/test/gpu/runtime-check.js [MODEL [f16|int8]]`.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -9,7 +9,7 @@ import { resolvePrecision } from '../../src/compression/registry.ts';
 import { createRandom } from '../../src/core/random.ts';
 import type { EncodedPairs, Precision } from '../../src/core/precision.ts';
 import { loadCheckpoint } from '../../src/model/load.ts';
-import { createCudaRuntime } from '../../src/runtime/cuda/cuda-runtime.ts';
+import { createCudaRuntime, type DevicePrecision } from '../../src/runtime/cuda/cuda-runtime.ts';
 import { CudaDevice } from '../../src/runtime/cuda/device.ts';
 import { createOrtCpuRuntime } from '../../src/runtime/ort/cpu-runtime.ts';
 import { runPieces } from '../../src/runtime/run-pieces.ts';
@@ -189,12 +189,12 @@ function ingest(runtime: Runtime, ids: Int32Array, heads: number, prefix: number
   return { dense, scores, predictions };
 }
 
-async function main(model: string): Promise<void> {
+async function main(model: string, held: DevicePrecision): Promise<void> {
   const cacheFolder = mkdtempSync(join(tmpdir(), 'readonce-gpu-check-'));
   const checkpoint = await loadCheckpoint({ model, cacheFolder });
   const cpu = createOrtCpuRuntime(checkpoint, { threads: 8 });
   const startMs = performance.now();
-  const cuda = createCudaRuntime(checkpoint, { deviceIndex: 0, poolBytes: 0 });
+  const cuda = createCudaRuntime(checkpoint, { deviceIndex: 0, poolBytes: 0, precision: held });
   process.stdout.write(`CUDA runtime in ${(performance.now() - startMs).toFixed(0)} ms\n`);
   process.stdout.write(`warm in ${timed(() => cuda.warm()).toFixed(0)} ms\n`);
   const { layers, kvHeads, headDim } = cuda.layout;
@@ -252,9 +252,15 @@ async function main(model: string): Promise<void> {
       ...got.first.map((logits, i) => relativeError(logits, expected.first[i] as Float32Array)),
     );
     const name = precision.name;
-    check(`${name}: first logits`, error < 0.1, error.toExponential(2));
+    // What is stored finer than it is held is rounded once more.
+    const isRounded = held === 'int8' && name !== 'int8';
+    check(`${name}: first logits`, error < (isRounded ? 0.5 : 0.1), error.toExponential(2));
     const same = agreement(got.ids, expected.ids);
-    check(`${name}: 20 answers together`, same > 0.9, `${(100 * same).toFixed(1)} % of tokens`);
+    check(
+      `${name}: 20 answers together`,
+      same > (isRounded ? 0.5 : 0.9),
+      `${(100 * same).toFixed(1)} % of tokens`,
+    );
     process.stdout.write(
       `step of 20: cpu ${expected.msPerStep.toFixed(1)} ms, cuda ${got.msPerStep.toFixed(2)} ms\n`,
     );
@@ -312,7 +318,11 @@ async function main(model: string): Promise<void> {
     check('copied and resized', agreement(copied.ids, before.ids) === 1, 'same answer');
     const expected = answer(cpu, [{ context: cpu.contextOf(onCpu.dense), ids: question }], options);
     const same = agreement(before.ids, expected.ids);
-    check('context of a dense cache', same > 0.9, `${(100 * same).toFixed(1)} %`);
+    check(
+      'context of a dense cache',
+      same > (held === 'int8' ? 0.5 : 0.9),
+      `${(100 * same).toFixed(1)} %`,
+    );
     check('rows of pairs', whole.rows === ids.length, String(whole.rows));
     copy.close();
     context.close();
@@ -323,6 +333,7 @@ async function main(model: string): Promise<void> {
   rmSync(cacheFolder, { recursive: true, force: true });
 }
 
-await main(process.argv[2] ?? 'reader-mini');
+const [model = 'reader-mini', held = 'f16'] = process.argv.slice(2);
+await main(model, held === 'int8' ? 'int8' : 'f16');
 process.stdout.write(`${passed} passed, ${failures.length} failed\n`);
 process.exitCode = failures.length === 0 ? 0 : 1;

@@ -28,6 +28,7 @@ describe('sources', () => {
       model: 'reader',
       device: 'auto',
       deviceIndex: 0,
+      devicePrecision: 'f16',
     });
     expect(config.maxBodyBytes).toBe(10 * 1024 * 1024);
     expect(config.shutdownMs).toBe(10_000);
@@ -66,6 +67,7 @@ describe('sources', () => {
       model: 'reader-mini',
       device: 'cpu',
       deviceIndex: '3',
+      devicePrecision: 'int8',
       decodeWeights: 'auto',
       cache: resolve('/c'),
       poolBytes: '2097153',

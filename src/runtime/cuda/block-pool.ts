@@ -1,9 +1,10 @@
-import { assert, defined } from '../../core/assert.ts';
+import { defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
 import type { Gpu } from './gpu.ts';
 import { GrowingMemory, granularity } from './growing-memory.ts';
 import { elementBytes, type HeadDim, type PagedPool, type PoolFormat } from './kernel-shapes.ts';
+import type { CudaStream } from './stream.ts';
 
 /** Sizes of a pool. */
 export interface BlockPoolOptions {
@@ -20,8 +21,11 @@ export interface BlockPoolOptions {
  */
 export const blockSize = 32;
 
-/** About what the pool grows and shrinks by, keys or values. */
-const chunkBytes = 32 * 1024 * 1024;
+/** What the pool grows and shrinks by, at least, keys or values. */
+const leastChunkBytes = 32 * 1024 * 1024;
+
+/** A row's largest magnitude, float16, beside a pool of bytes. */
+const magnitudeBytes = 2;
 
 interface Chunk {
   /** Blocks that are free; the whole chunk is when there are as many as it has. */
@@ -48,30 +52,43 @@ export class BlockPool implements Closeable {
   constructor(gpu: Gpu, { format, headDim, poolBytes }: BlockPoolOptions) {
     this.#gpu = gpu;
     const rowBytes = headDim * elementBytes(format);
-    const granule = granularity(gpu.device);
-    const partBytes = Math.ceil(chunkBytes / granule) * granule;
-    this.#chunkBlocks = partBytes / (blockSize * rowBytes);
-    const magnitudeBytes = format === 'i8r' ? 2 : 0;
-    this.blockBytes = 2 * blockSize * (rowBytes + magnitudeBytes);
+    const isScaled = format === 'i8r';
+    this.#chunkBlocks = chunkBlocksOf(rowBytes, isScaled, granularity(gpu.device));
+    this.blockBytes = 2 * blockSize * (rowBytes + (isScaled ? magnitudeBytes : 0));
     const mostChunks = Math.max(1, Math.floor(poolBytes / (this.blockBytes * this.#chunkBlocks)));
     this.mostBlocks = mostChunks * this.#chunkBlocks;
     this.#chunks = Array.from({ length: mostChunks }, () => undefined);
-    const part = (bytes: number): GrowingMemory =>
+    const part = (bytesOfRow: number): GrowingMemory =>
       new GrowingMemory(gpu.device, {
-        chunkBytes: Math.ceil(bytes / granule) * granule,
+        chunkBytes: this.#chunkBlocks * blockSize * bytesOfRow,
         mostChunks,
       });
-    const elements = [part(partBytes), part(partBytes)] as const;
-    // A chunk of magnitudes is rounded up to a granule: its blocks would not be numbered through.
-    assert(format === 'f16', 'only pools of f16 are built');
-    this.#parts = elements;
+    const [keys, values] = [part(rowBytes), part(rowBytes)];
+    const magnitudes = isScaled ? ([part(magnitudeBytes), part(magnitudeBytes)] as const) : [];
+    this.#parts = [keys, values, ...magnitudes];
+    const [keyLargest, valueLargest] = magnitudes;
     this.pool = {
       format,
       headDim,
       blockSize,
-      keys: elements[0].address,
-      values: elements[1].address,
+      keys: keys.address,
+      values: values.address,
+      ...(keyLargest !== undefined && { keyLargest: keyLargest.address }),
+      ...(valueLargest !== undefined && { valueLargest: valueLargest.address }),
     };
+  }
+
+  /** Copies a block's rows to another one. */
+  copy(stream: CudaStream, source: number, target: number): void {
+    const chunkRows = this.#chunkBlocks * blockSize;
+    for (const { address, chunkBytes } of this.#parts) {
+      const sizeBytes = (chunkBytes / chunkRows) * blockSize;
+      stream.copyOnDevice({
+        source: address + BigInt(source * sizeBytes),
+        target: address + BigInt(target * sizeBytes),
+        sizeBytes,
+      });
+    }
   }
 
   /** Bytes of the blocks that are taken. */
@@ -166,4 +183,10 @@ export class BlockPool implements Closeable {
       { details: { blocks: count, free, blockBytes: this.blockBytes } },
     );
   }
+}
+
+/** Blocks whose rows, and magnitudes if there are any, are whole granules of memory. */
+function chunkBlocksOf(rowBytes: number, isScaled: boolean, granule: number): number {
+  const ofRows = Math.ceil(leastChunkBytes / granule) * (granule / (blockSize * rowBytes));
+  return isScaled ? Math.max(ofRows, granule / (blockSize * magnitudeBytes)) : ofRows;
 }

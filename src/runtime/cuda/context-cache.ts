@@ -77,20 +77,13 @@ export class CudaContextCache implements ContextCache {
     );
     const { gpu, blocks, transfer } = this.#options;
     transfer.flush();
-    const { pool, blockBytes } = blocks;
-    // A block's rows lie together, keys and values: whole blocks are copied.
-    const sideBytes = blockBytes / 2;
     for (const [head, rows] of other.#lengths.entries()) {
-      for (let index = 0; index * blockSize < rows; index++) {
-        const source = BigInt(blockAt(other.#blocks, head, index) * sideBytes);
-        const target = BigInt(blockAt(this.#blocks, head, index) * sideBytes);
-        for (const side of [pool.keys, pool.values]) {
-          gpu.stream.copyOnDevice({
-            source: side + source,
-            target: side + target,
-            sizeBytes: sideBytes,
-          });
-        }
+      for (let index = 0; index < blocksOf(rows); index++) {
+        blocks.copy(
+          gpu.stream,
+          blockAt(other.#blocks, head, index),
+          blockAt(this.#blocks, head, index),
+        );
       }
     }
   }

@@ -33,7 +33,12 @@ export interface CudaRuntimeOptions {
   readonly deviceIndex: number;
   /** Most bytes of loaded contexts and tails; 0: 0.6 of what is free beside the weights. */
   readonly poolBytes: number;
+  /** What contexts and tails are held in; with `int8`, stored `int8` is held as it is stored. */
+  readonly precision: DevicePrecision;
 }
+
+/** Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. */
+export type DevicePrecision = 'f16' | 'int8';
 
 /** Of what is free beside the weights; the rest is for documents that are being read. */
 const poolShare = 0.6;
@@ -72,12 +77,12 @@ class CudaRuntime implements Runtime {
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
 
-  constructor(source: GraphSource, { deviceIndex, poolBytes }: CudaRuntimeOptions) {
+  constructor(source: GraphSource, { deviceIndex, poolBytes, precision }: CudaRuntimeOptions) {
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
-    const [keyAndValue, elementBytes] = [2, 2];
-    this.rowBytes = keyAndValue * headDim * elementBytes;
+    const keyAndValue = 2;
+    this.rowBytes = keyAndValue * (precision === 'int8' ? headDim + 2 : 2 * headDim);
     const gpu = new Gpu(deviceIndex);
     this.#gpu = gpu;
     this.#weights = new DeviceWeights(gpu, source, this.#type);
@@ -85,7 +90,7 @@ class CudaRuntime implements Runtime {
     this.#transfer = new RowTransfer(gpu, { headDim, type: 'f16' });
     const freeBytes = gpu.device.memory().freeBytes;
     this.#blocks = new BlockPool(gpu, {
-      format: 'f16',
+      format: precision === 'int8' ? 'i8r' : 'f16',
       headDim,
       poolBytes: poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare),
     });

@@ -103,6 +103,8 @@ const transferPairs: readonly (readonly [StagedFormat, PoolFormat])[] = [
   ['f16', 'bf16'],
   ['f32', 'bf16'],
   ['i8', 'i8r'],
+  ['f16', 'i8r'],
+  ['f32', 'i8r'],
 ];
 
 /** Whether kept pairs of a dense cache of this type can go into such a pool. */
