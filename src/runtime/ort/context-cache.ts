@@ -2,7 +2,9 @@ import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import { allocateFloats } from '../allocate.ts';
 import type { ContextCache, ContextView } from '../runtime.ts';
-import type { OrtEnvironment } from './session.ts';
+import type { ModelConfig } from '../../model/config.ts';
+import { ContextAttention } from './context-attention.ts';
+import type { OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
 
 /** A loaded context in host memory: each head's rows lie in arrays of their own. */
@@ -89,14 +91,14 @@ export class OrtContextView implements ContextView {
   readonly lengths: Uint32Array;
   readonly keyTensors: readonly OrtTensor[];
   readonly valueTensors: readonly OrtTensor[];
-  /** Heads without rows have a row of zeros in their place, which the graph is told to ignore. */
-  readonly hasAbsentHeads: boolean;
+  readonly #attentions = new Map<object, ContextAttention>();
   readonly #onClose: () => void;
 
   constructor(environment: OrtEnvironment, lengths: Uint32Array, source: ViewSource) {
     const { headDim } = source;
     const tensors = (rows: readonly Float32Array[]): OrtTensor[] =>
       Array.from(lengths, (length, head) =>
+        // A head without rows has a row of zeros in their place, which is told to be ignored.
         length === 0
           ? environment.tensor(new Float32Array(headDim), [1, headDim])
           : environment.tensor(defined(rows[head], `head ${head}`), [length, headDim]),
@@ -104,11 +106,22 @@ export class OrtContextView implements ContextView {
     this.lengths = lengths.slice();
     this.keyTensors = tensors(source.keys);
     this.valueTensors = tensors(source.values);
-    this.hasAbsentHeads = lengths.includes(0);
     this.#onClose = source.onClose;
   }
 
+  /** The attention over these rows that a `user` runs, with what it bound the last time. */
+  attention(user: object, session: OrtSession, config: ModelConfig): ContextAttention {
+    let attention = this.#attentions.get(user);
+    if (attention === undefined) {
+      attention = new ContextAttention(session, this, config);
+      this.#attentions.set(user, attention);
+    }
+    return attention;
+  }
+
   close(): void {
+    for (const attention of this.#attentions.values()) attention.close();
+    this.#attentions.clear();
     for (const tensor of [...this.keyTensors, ...this.valueTensors]) tensor.close();
     this.#onClose();
   }
