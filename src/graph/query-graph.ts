@@ -111,7 +111,7 @@ interface Part {
   readonly share: string;
 }
 
-/** One KV head's queries, `[tokens, group · headDim]`, over the rows that the context has for it. */
+/** One KV head's queries, `[tokens, group · headDim]`, over the context's rows for it. */
 function headOverContext(
   model: OnnxModel,
   { queryHeads, kvHeads, headDim }: ModelConfig,
@@ -179,7 +179,7 @@ function tailWeight(model: OnnxModel, context: Part, tail: Part): string {
   return model.node('Div', [ofTail as string, both]);
 }
 
-/** A layer's queries, and its attention over each request's own tokens, which are appended first. */
+/** A layer's queries, and attention over each request's own tokens, which are appended first. */
 function beginLayer(blocks: DecoderBlocks, layer: number, state: LayerState): void {
   const { model, config } = blocks;
   const { queryHeads, headDim, hiddenSize } = config;

@@ -2,9 +2,7 @@ import { assert, defined } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import { allocateFloats } from '../allocate.ts';
 import type { ContextCache, ContextView } from '../runtime.ts';
-import type { ModelConfig } from '../../model/config.ts';
-import { ContextAttention } from './context-attention.ts';
-import type { OrtEnvironment, OrtSession } from './session.ts';
+import type { OrtEnvironment } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
 
 /** A loaded context in host memory: each head's rows lie in arrays of their own. */
@@ -91,8 +89,7 @@ export class OrtContextView implements ContextView {
   readonly lengths: Uint32Array;
   readonly keyTensors: readonly OrtTensor[];
   readonly valueTensors: readonly OrtTensor[];
-  readonly #attentions = new Map<object, ContextAttention>();
-  readonly #onClose: () => void;
+  readonly #onClose: (() => void)[];
 
   constructor(environment: OrtEnvironment, lengths: Uint32Array, source: ViewSource) {
     const { headDim } = source;
@@ -106,23 +103,16 @@ export class OrtContextView implements ContextView {
     this.lengths = lengths.slice();
     this.keyTensors = tensors(source.keys);
     this.valueTensors = tensors(source.values);
-    this.#onClose = source.onClose;
+    this.#onClose = [source.onClose];
   }
 
-  /** The attention over these rows that a `user` runs, with what it bound the last time. */
-  attention(user: object, session: OrtSession, config: ModelConfig): ContextAttention {
-    let attention = this.#attentions.get(user);
-    if (attention === undefined) {
-      attention = new ContextAttention(session, this, config);
-      this.#attentions.set(user, attention);
-    }
-    return attention;
+  /** Before the rows go. */
+  whenClosed(run: () => void): void {
+    this.#onClose.push(run);
   }
 
   close(): void {
-    for (const attention of this.#attentions.values()) attention.close();
-    this.#attentions.clear();
+    for (const run of this.#onClose.splice(0)) run();
     for (const tensor of [...this.keyTensors, ...this.valueTensors]) tensor.close();
-    this.#onClose();
   }
 }

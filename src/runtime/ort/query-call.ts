@@ -2,7 +2,7 @@ import { defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import { firstTokens, type ForwardSlot } from '../runtime.ts';
-import type { ContextAttention } from './context-attention.ts';
+import { ContextAttention } from './context-attention.ts';
 import type { OrtContextView } from './context-cache.ts';
 import { QueryInputs, type QueryShape } from './query-inputs.ts';
 import type { RopeTensors } from './rope-tensors.ts';
@@ -40,6 +40,7 @@ export class QueryCall implements Closeable {
   readonly #environment: OrtEnvironment;
   readonly #options: QueryCallOptions;
   readonly #stages: readonly OrtBinding[];
+  readonly #contexts = new Map<OrtContextView, ContextAttention>();
   #boundTails = '';
   #inputs: QueryInputs | undefined;
 
@@ -83,6 +84,8 @@ export class QueryCall implements Closeable {
 
   close(): void {
     for (const binding of this.#stages) binding.close();
+    for (const context of this.#contexts.values()) context.close();
+    this.#contexts.clear();
     this.#inputs?.close();
   }
 
@@ -116,16 +119,29 @@ export class QueryCall implements Closeable {
     contexts: readonly (readonly OwnSlot[])[],
     inputs: QueryInputs,
   ): readonly ContextAttention[] {
-    const { attention: session, config } = this.#options;
     let first = 0;
     return contexts.map((slots) => {
       const { context } = defined(slots[0], 'a slot');
       const count = slots.reduce((sum, { ids }) => sum + ids.length, 0);
-      const attention = context.attention(this, session, config);
+      const attention = this.#attentionOver(context);
       attention.bind(inputs.part({ first, count }));
       first += count;
       return attention;
     });
+  }
+
+  #attentionOver(view: OrtContextView): ContextAttention {
+    let attention = this.#contexts.get(view);
+    if (attention === undefined) {
+      const made = new ContextAttention(this.#options.attention, view, this.#options.config);
+      this.#contexts.set(view, made);
+      view.whenClosed(() => {
+        this.#contexts.delete(view);
+        made.close();
+      });
+      attention = made;
+    }
+    return attention;
   }
 
   #inputsFor(shape: QueryShape): QueryInputs {
