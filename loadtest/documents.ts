@@ -3,7 +3,7 @@ import type { JoinedDocument } from '../eval/joined-document.ts';
 import { createRandom, type Random } from '../src/core/random.ts';
 
 /** Documents of any length, and as many as wanted, made of the passages in `eval/data`. */
-export interface Library {
+export interface Texts {
   /** The same number and length always make the same document; another number, another document. */
   document(wanted: { readonly number: number; readonly tokens: number }): JoinedDocument;
 }
@@ -15,7 +15,7 @@ const splits: ReadonlySet<string> = new Set(['prose', 'prose-medium']);
  * @param charactersPerToken of the model's tokenizer in this prose; lengths are only as near as
  *   this average is.
  */
-export function createLibrary(charactersPerToken: number): Library {
+export function createTexts(charactersPerToken: number): Texts {
   const passages = loadProse().filter(({ split }) => splits.has(split));
   return {
     document({ number, tokens }) {

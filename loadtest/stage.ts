@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ingest } from '../eval/bench-server.ts';
 import { startServerProcess, type ServerProcess } from '../src/cli/server-process.ts';
-import { createLibrary, type Library } from './documents.ts';
+import { createTexts, type Texts } from './documents.ts';
 import { watchProcesses, type MemoryFigures, type ProcessWatch } from './processes.ts';
 
 /** A server under load. */
@@ -39,7 +39,7 @@ export interface Served {
 
 /** Starts servers, each a process of its own, on folders that are thrown away. */
 export interface Stage {
-  readonly library: Library;
+  readonly texts: Texts;
   /** Starts a server, lends it to `use` and stops it. */
   withServer<T>(options: ServeOptions, use: (server: LoadServer) => Promise<T>): Promise<T>;
   /** The servers that ended since it was last asked. */
@@ -84,7 +84,7 @@ export async function openStage(model: string): Promise<Stage> {
   try {
     const charactersPerToken = await measureTokens(withServer);
     return {
-      library: createLibrary(charactersPerToken),
+      texts: createTexts(charactersPerToken),
       withServer,
       takeServed: () => served.splice(0),
       close,
@@ -126,7 +126,7 @@ async function start(
 
 /** Characters per token, by reading a piece of the prose that all documents are made of. */
 function measureTokens(withServer: Stage['withServer']): Promise<number> {
-  const { document } = createLibrary(assumedCharactersPerToken).document({
+  const { document } = createTexts(assumedCharactersPerToken).document({
     number: 0,
     tokens: sampleTokens,
   });

@@ -16,7 +16,7 @@ export interface Subject {
   readonly questions: readonly string[];
 }
 
-/** Which documents of the library. But for the usual ones, each scenario has its own numbers. */
+/** Which documents of the texts. But for the usual ones, each scenario has its own numbers. */
 export interface SubjectsWanted {
   readonly firstNumber: number;
   readonly count: number;
@@ -51,7 +51,7 @@ export async function putSubjects(
   const subjects: Subject[] = [];
   for (let i = 0; i < wanted.count; i++) {
     const number = wanted.firstNumber + i;
-    const { document, questions } = stage.library.document({ number, tokens: wanted.tokens });
+    const { document, questions } = stage.texts.document({ number, tokens: wanted.tokens });
     const context = await ingest(server.client, { document });
     progress(`  document ${i + 1} of ${wanted.count}: ${context.document.tokens} tokens`);
     const asked = spread(questions, wanted.questions).map(({ question }) => question);

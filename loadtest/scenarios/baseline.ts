@@ -55,7 +55,7 @@ function baselineQuestions(model: string, { stage, sizes }: ScenarioSetup): read
   const { documents, documentTokens, baselineRequests } = sizes;
   return Array.from({ length: baselineRequests }, (_, i) => {
     const number = documentNumbers.usual + (i % documents);
-    const { document, questions } = stage.library.document({ number, tokens: documentTokens });
+    const { document, questions } = stage.texts.document({ number, tokens: documentTokens });
     const query = spread(questions, baselineRequests)[Math.floor(i / documents)]?.question ?? '';
     return { model, document, query, maxTokens: shortTokens };
   });

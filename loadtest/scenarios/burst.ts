@@ -74,7 +74,7 @@ async function putAtOnce(
   const refused = new Map<string, number>();
   const errors = new Map<string, number>();
   const put = async (number: number): Promise<void> => {
-    const { document } = stage.library.document({ number, tokens: putTokens });
+    const { document } = stage.texts.document({ number, tokens: putTokens });
     const response = await fetch(new URL('/contexts', url), {
       method: 'PUT',
       headers: { 'content-type': 'application/json', prefer: 'respond-async' },

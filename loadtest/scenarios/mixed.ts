@@ -109,7 +109,7 @@ async function ingestAll(
   const ingestions: Ingestion[] = [];
   for (let i = 0; i < sizes.ingests; i++) {
     const number = documentNumbers.ingest + i;
-    const { document } = stage.library.document({ number, tokens: sizes.ingestTokens });
+    const { document } = stage.texts.document({ number, tokens: sizes.ingestTokens });
     const fromMs = performance.now();
     const context = await ingest(client, { document });
     ingestions.push({ context, fromMs, toMs: performance.now() });

@@ -99,7 +99,7 @@ async function readDocuments(
   let documents = 0;
   while (!ended.aborted) {
     const number = documentNumbers.soak + documents++;
-    const { document, questions } = stage.library.document({
+    const { document, questions } = stage.texts.document({
       number,
       tokens: sizes.soakIngestTokens,
     });

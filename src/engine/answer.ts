@@ -264,7 +264,7 @@ class AnswerRun {
       this.#loadMs += clock.monotonicMs() - startedMs;
       return context;
     };
-    return this.#whenRoom(() => scheduler.piece(acquire, signal));
+    return this.#whenRoom(() => scheduler.load(acquire, signal));
   }
 
   /** Takes memory, again whenever others gave some back, until the query has waited too long. */

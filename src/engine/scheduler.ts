@@ -54,14 +54,19 @@ interface Queued {
  * one that came first: neither a tenant nor a favourite document can keep the others out. Nobody
  * waits longer than `maxWaitMs`.
  *
- * *Rounds.* The device does one bounded call at a time. In a round it computes, in this order:
+ * *Rounds.* The device does one bounded call at a time. A round is, in this order:
  * 1. a step: the next token of every running answer, all of them in one call. Answers join and
  *    leave between any two steps;
  * 2. the first tokens of queries that have none yet, as many together as fit `callTokens`, first
  *    come first served; or as many tokens of one longer question;
- * 3. a piece of an ingestion (or of loading a context), if nothing of the above waits, or if steps
- *    and questions had at least as much time since the last piece as that took. So a large document
- *    takes at most half of the device from running answers, in bounded pieces, and never starves.
+ * 3. pieces of other work, as long as they have less time behind them than the round had: of
+ *    loading contexts that queries wait for, then of ingestions.
+ *
+ * *Shares.* So a large document gets half of the device beside running answers, whatever they
+ * take, and all of it when nobody asks. A piece is as long as it is; it begins if at least half of
+ * it is still due, judged by the one before, and what it takes too much or too little is evened out
+ * in the next rounds. Two steps are therefore never further apart than two rounds and two pieces.
+ * What pieces did not take up is lost: who comes late cannot stop the answers to catch up.
  */
 export class Scheduler implements Closeable {
   readonly #options: SchedulerOptions;
@@ -69,10 +74,12 @@ export class Scheduler implements Closeable {
   readonly #running: Asker[] = [];
   #steps: Waiting[] = [];
   readonly #questions: Waiting[] = [];
+  readonly #loads: Piece[] = [];
   readonly #pieces: Piece[] = [];
-  /** Time of the last piece, and of steps and questions since. */
+  /** Time of the last piece. */
   #pieceMs = 0;
-  #queriesMs = 0;
+  /** Time that is due to pieces; negative if they had more than their half. */
+  #dueMs = 0;
   #isLooping = false;
   #isClosed = false;
 
@@ -117,16 +124,35 @@ export class Scheduler implements Closeable {
   }
 
   /**
-   * Runs `work` (synchronous, one bounded piece) when nothing more urgent is left to do.
+   * Runs `work` (synchronous, one bounded piece) when it is the turn of such work.
    * @throws the signal's reason if it is aborted by then; `engine_unavailable` after `close`
    */
   piece<T>(work: () => T, signal?: AbortSignal): Promise<T> {
+    return this.#wait(this.#pieces, work, signal);
+  }
+
+  /** As `piece`, before other pieces: what a query needs before its first tokens. */
+  load<T>(work: () => T, signal?: AbortSignal): Promise<T> {
+    return this.#wait(this.#loads, work, signal);
+  }
+
+  /** Refuses what waits; the call that runs ends. */
+  close(): void {
+    this.#isClosed = true;
+    const waiting = [...this.#steps.splice(0), ...this.#questions.splice(0)];
+    for (const { reject } of waiting) reject(closing());
+    const pieces = [...this.#loads.splice(0), ...this.#pieces.splice(0)];
+    for (const { refuse } of pieces) refuse(closing());
+    for (const { enter } of this.#queued.splice(0)) enter();
+  }
+
+  #wait<T>(line: Piece[], work: () => T, signal: AbortSignal | undefined): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.#isClosed) {
         reject(closing());
         return;
       }
-      this.#pieces.push({
+      line.push({
         work: () => {
           try {
             signal?.throwIfAborted();
@@ -139,15 +165,6 @@ export class Scheduler implements Closeable {
       });
       this.#start();
     });
-  }
-
-  /** Refuses what waits; the call that runs ends. */
-  close(): void {
-    this.#isClosed = true;
-    const waiting = [...this.#steps.splice(0), ...this.#questions.splice(0)];
-    for (const { reject } of waiting) reject(closing());
-    for (const { refuse } of this.#pieces.splice(0)) refuse(closing());
-    for (const { enter } of this.#queued.splice(0)) enter();
   }
 
   async #waitForPlace(asker: Asker, signal: AbortSignal): Promise<void> {
@@ -207,25 +224,38 @@ export class Scheduler implements Closeable {
   async #loop(): Promise<void> {
     this.#isLooping = true;
     // Lets messages in between two calls, which block the event loop, and lets answers ask for
-    // their next token.
-    for (await setImmediate(); this.#round(); await setImmediate());
+    // their next token, and ingestions for their next piece.
+    for (await setImmediate(); this.#turn(); await setImmediate());
     this.#isLooping = false;
   }
 
-  /** One round; false if there was nothing to do. */
-  #round(): boolean {
-    const startMs = this.#options.clock.monotonicMs();
+  /** Steps and questions, or a piece; false if there was nothing to do. */
+  #turn(): boolean {
+    const isDue = this.#dueMs > 0 && this.#dueMs >= this.#pieceMs / 2;
+    if (isDue && this.#runPiece()) return true;
+    if (this.#runQueries()) return true;
+    const ran = this.#runPiece();
+    // Nobody had to wait for it.
+    this.#dueMs = 0;
+    return ran;
+  }
+
+  #runQueries(): boolean {
+    const { clock } = this.#options;
+    const startMs = clock.monotonicMs();
     const stepped = this.#compute(this.#steps.splice(0));
     const questioned = this.#compute(this.#nextQuestions());
-    const endMs = this.#options.clock.monotonicMs();
-    this.#queriesMs += endMs - startMs;
-    const isBusy = stepped || questioned;
-    if (isBusy && this.#queriesMs < this.#pieceMs) return true;
-    const piece = this.#pieces.shift();
-    if (piece === undefined) return isBusy;
+    this.#dueMs = Math.min(this.#dueMs, this.#pieceMs / 2) + clock.monotonicMs() - startMs;
+    return stepped || questioned;
+  }
+
+  #runPiece(): boolean {
+    const piece = this.#loads.shift() ?? this.#pieces.shift();
+    if (piece === undefined) return false;
+    const startMs = this.#options.clock.monotonicMs();
     piece.work();
-    this.#pieceMs = this.#options.clock.monotonicMs() - endMs;
-    this.#queriesMs = 0;
+    this.#pieceMs = this.#options.clock.monotonicMs() - startMs;
+    this.#dueMs -= this.#pieceMs;
     return true;
   }
 

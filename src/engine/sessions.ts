@@ -26,6 +26,7 @@ export interface SessionsOptions {
   readonly runtime: Pick<Runtime, 'createTail'>;
   readonly loaded: LoadedContexts;
   readonly clock: Clock;
+  /** Of all tenants. One of several may have half: it never shuts the others out. */
   readonly maxSessions: number;
 }
 
@@ -56,17 +57,14 @@ export class Sessions implements Closeable {
     this.#timer.unref();
   }
 
-  /** @throws ReadonceError `overloaded` */
+  /** @throws ReadonceError `overloaded`, `rate_limited` if a tenant has its half */
   open(request: SessionToOpen): EngineSession {
     this.#sweep();
     const { maxSessions, runtime, loaded, clock } = this.#options;
-    if (this.#sessions.size >= maxSessions) {
-      throw new ReadonceError(
-        'overloaded',
-        `Expected fewer than ${maxSessions} sessions at once but got one more: end some, or try ` +
-          'again when some have expired',
-        { retryAfterSeconds: 30, details: { maxSessions } },
-      );
+    if (this.#sessions.size >= maxSessions) throw tooMany('overloaded', { maxSessions });
+    const share = Math.ceil(maxSessions / 2);
+    if (request.tenant !== '' && this.#countOf(request.tenant) >= share) {
+      throw tooMany('rate_limited', { maxSessions: share });
     }
     const session = new Session(request, { tail: runtime.createTail(), loaded, clock });
     this.#sessions.set(session.id, session);
@@ -107,6 +105,10 @@ export class Sessions implements Closeable {
   close(): void {
     clearInterval(this.#timer);
     for (const session of this.#sessions.values()) this.#remove(session);
+  }
+
+  #countOf(tenant: string): number {
+    return [...this.#sessions.values()].filter((session) => session.tenant === tenant).length;
   }
 
   #find(id: string): Session {
@@ -163,6 +165,10 @@ class Session implements Conversation, Closeable {
     this.#lastUsedAtMs = this.#createdAtMs;
   }
 
+  get tenant(): string {
+    return this.#request.tenant;
+  }
+
   get expiresAtMs(): number {
     return this.#lastUsedAtMs + this.#request.ttlMs;
   }
@@ -185,7 +191,7 @@ class Session implements Conversation, Closeable {
     return {
       id: this.id,
       contextId: this.record.id,
-      tenant: this.#request.tenant,
+      tenant: this.tenant,
       keepRatio: this.keepRatio,
       turns: this.#turns,
       tokens: this.tail.length + this.pendingIds.length,
@@ -200,4 +206,17 @@ class Session implements Conversation, Closeable {
     if (this.#hold !== undefined) this.#loaded.release(this.#hold);
     this.#hold = undefined;
   }
+}
+
+function tooMany(
+  code: 'overloaded' | 'rate_limited',
+  details: { readonly maxSessions: number },
+): ReadonceError {
+  const whose = code === 'rate_limited' ? ' of one tenant' : '';
+  return new ReadonceError(
+    code,
+    `Expected at most ${details.maxSessions} sessions at once${whose} but got one more: end some, ` +
+      'or try again when some have expired',
+    { retryAfterSeconds: 30, details },
+  );
 }

@@ -2,7 +2,6 @@ import { basename } from 'node:path';
 import { defined } from '../core/assert.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { FourBitLinear, TensorRef } from '../model/checkpoint.ts';
-import { ropeTables } from '../model/rope.ts';
 import { Float32Linears, FourBitLinears, product, type Linears } from './linears.ts';
 import { OnnxModel } from './onnx-model.ts';
 
@@ -39,9 +38,7 @@ export class DecoderBlocks {
   readonly config: ModelConfig;
   readonly #tensors: ReadonlyMap<string, TensorRef>;
   readonly #linears: Linears;
-  readonly #positions: string;
-  readonly #cos: string;
-  readonly #sin: string;
+  #rotary: readonly string[] | undefined;
 
   constructor(source: GraphSource, precision: LinearPrecision = 'float32') {
     this.config = source.config;
@@ -51,11 +48,6 @@ export class DecoderBlocks {
       precision === 'float32'
         ? linears
         : new FourBitLinears(this.model, defined(source.fourBit, 'four-bit weights'), linears);
-    this.#positions = this.model.input('position_ids', 'int64', [1, 'tokens']);
-    const tables = ropeTables(source.config);
-    const dims = [source.config.contextLength, source.config.headDim / 2];
-    this.#cos = this.model.constant('rope.cos', tables.cos, dims);
-    this.#sin = this.model.constant('rope.sin', tables.sin, dims);
   }
 
   /** Token embeddings and the first layer's input norm. */
@@ -104,12 +96,12 @@ export class DecoderBlocks {
   }
 
   /** Attention output projection, feed-forward block, and the next layer's (or the final) norm. */
-  finishLayer(layer: number, state: LayerState, attention: string): LayerState {
+  finishLayer(layer: number, residual: string, attention: string): LayerState {
     const { attentionBias, feedForwardBias, layers } = this.config;
     const output = layerTensor(layer, 'self_attn.o_proj');
     const [projected] = this.#multiply(attention, [output], attentionBias);
     const inner = this.#addAndNormalize(
-      state.residual,
+      residual,
       defined(projected, 'projection'),
       layerTensor(layer, 'post_attention_layernorm.weight'),
     );
@@ -144,7 +136,14 @@ export class DecoderBlocks {
   }
 
   #rotate(value: string, heads: number): string {
-    return this.model.node('RotaryEmbedding', [value, this.#positions, this.#cos, this.#sin], {
+    const dims = [this.config.contextLength, this.config.headDim / 2];
+    // Inputs, since tables inside the file would be copied into every graph of a model.
+    this.#rotary ??= [
+      this.model.input('position_ids', 'int64', [1, 'tokens']),
+      this.model.input('rope_cos', 'float32', dims),
+      this.model.input('rope_sin', 'float32', dims),
+    ];
+    return this.model.node('RotaryEmbedding', [value, ...this.#rotary], {
       microsoft: true,
       attributes: { interleaved: 0, num_heads: heads },
     });

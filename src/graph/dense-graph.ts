@@ -42,7 +42,7 @@ export function denseGraph(source: GraphSource, options: DenseGraphOptions): Uin
     scorer?.add(layer, projections.query);
     // Without predictions nothing after the last layer's keys and values is needed.
     if (layer + 1 === layers && !options.predict) break;
-    state = blocks.finishLayer(layer, state, attention);
+    state = blocks.finishLayer(layer, state.residual, attention);
   }
   if (to < layers) {
     blocks.leave(state);

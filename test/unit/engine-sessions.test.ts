@@ -358,6 +358,18 @@ describe('a session', () => {
     await expect(turn(open(), 'Who signed?')).resolves.toMatchObject({ finishReason: 'length' });
   });
 
+  it('may be half of all for one tenant, and leaves the rest to others', () => {
+    const openFor = (tenant: string): EngineSession =>
+      engine.sessions.open({ record, keepRatio: 0.6, tenant, ttlMs });
+    const opened = ['a', 'a'].map(openFor);
+    expect(() => openFor('a')).toThrow(
+      expect.objectContaining({ code: 'rate_limited', details: { maxSessions: 2 } }),
+    );
+    opened.push(openFor('b'), openFor('b'));
+    expect(() => openFor('c')).toThrow(expect.objectContaining({ code: 'overloaded' }));
+    for (const { id } of opened) engine.sessions.end(id);
+  });
+
   it('that is not there cannot be ended', () => {
     expect(() => engine.sessions.end('ses_none')).toThrow(
       expect.objectContaining({ code: 'not_found' }),

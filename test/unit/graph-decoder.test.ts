@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import protobuf from 'protobufjs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { denseGraph, type DenseGraphOptions } from '../../src/graph/dense-graph.ts';
-import { queryGraph } from '../../src/graph/query-graph.ts';
+import { contextGraph, queryGraph } from '../../src/graph/query-graph.ts';
 import { randomModel, type TinyModel } from '../support/tiny-model.ts';
 
 /** As much of onnx.proto as these tests look at. */
@@ -98,8 +98,9 @@ const graphs: readonly (readonly [string, () => Uint8Array])[] = [
   ['dense', () => dense({})],
   ['dense with scores', () => dense({ score: true })],
   ['dense with predictions', () => dense({ score: true, predict: true })],
-  ['query', () => queryGraph(source, { contexts: 1 })],
-  ['query over four contexts', () => queryGraph(source, { contexts: 4 })],
+  ['query, first stage', () => queryGraph(source, { stage: 0 })],
+  ['query, a stage between layers', () => queryGraph(source, { stage: 2 })],
+  ['query, last stage', () => queryGraph(source, { stage: 3 })],
 ];
 
 function operators({ graph }: Decoded, name: string) {
@@ -134,7 +135,7 @@ describe.each(graphs)('the graph %s', (_, author) => {
   it('refers to weights in their file and holds none', () => {
     const { graph } = decode(author());
     const external = graph.initializer.filter((tensor) => tensor.external_data.length > 0);
-    expect(external.length).toBeGreaterThan(20);
+    expect(external.length).toBeGreaterThan(4);
     for (const { name, raw_data: data, external_data: entries } of external) {
       const ref = source.tensors.get(name);
       expect(data).toHaveLength(0);
@@ -228,28 +229,46 @@ describe('the dense graph of some layers', () => {
   });
 });
 
-describe('the query graph', () => {
-  it.each([1, 2, 8])('reads each KV head of %d contexts in one product', (contexts) => {
-    const decoded = decode(queryGraph(source, { contexts }));
-    const inputs = decoded.graph.input.map(({ name }) => name);
-    const keys = inputs.filter((name) => name.startsWith('context_key.'));
-    expect(keys).toHaveLength(contexts * 3 * 2);
-    const factors = operators(decoded, 'FusedMatMul').map(({ input }) => input[1] ?? '');
-    const read = factors.filter((name) => name.startsWith('context_key.'));
-    expect(read.toSorted()).toEqual(keys.toSorted());
-    const ordered = inputs.includes('context_order');
-    expect(ordered).toBe(contexts > 1);
+describe('the query graphs', () => {
+  const graphOf = (stage: number) => decode(queryGraph(source, { stage }));
+  const names = (values: readonly Named[]): readonly string[] => values.map(({ name }) => name);
+
+  it('hand the state and the attention of each layer from one to the next', () => {
+    const { layers } = source.config;
+    for (let stage = 1; stage <= layers; stage++) {
+      const given = names(graphOf(stage - 1).graph.output)
+        .filter((name) => name.endsWith('_out') && !/^tail_(key|value)/.test(name))
+        .map((name) => name.replace(/_out$/, ''));
+      expect(given).toEqual(['residual', 'tail_output', 'tail_largest', 'tail_share']);
+      expect(names(graphOf(stage).graph.input)).toEqual(expect.arrayContaining(given));
+    }
   });
 
-  it('attends to the tails of all requests at once, in each layer', () => {
-    const attentions = operators(
-      decode(queryGraph(source, { contexts: 2 })),
-      'GroupQueryAttention',
-    );
-    expect(attentions).toHaveLength(3);
-    for (const [layer, { input, output }] of attentions.entries()) {
-      expect(input.slice(3, 5)).toEqual([`tail_key.${layer}`, `tail_value.${layer}`]);
-      expect(output.slice(1, 3)).toEqual([`tail_key_out.${layer}`, `tail_value_out.${layer}`]);
+  it('attend to the tails of all requests at once, in each layer', () => {
+    const attentions = [0, 1, 2].map((stage) => operators(graphOf(stage), 'GroupQueryAttention'));
+    for (const nodes of attentions) {
+      expect(nodes).toHaveLength(1);
+      expect(nodes[0]?.input.slice(3, 5)).toEqual(['tail_key', 'tail_value']);
+      expect(nodes[0]?.output.slice(1, 3)).toEqual(['tail_key_out', 'tail_value_out']);
     }
+    expect(operators(graphOf(3), 'GroupQueryAttention')).toEqual([]);
+  });
+
+  it('compute logits in the last one alone', () => {
+    const logits = [0, 1, 2, 3].map((stage) =>
+      names(graphOf(stage).graph.output).includes('logits'),
+    );
+    expect(logits).toEqual([false, false, false, true]);
+  });
+});
+
+describe('the graph of a context', () => {
+  it('reads each KV head in one product, and holds nothing of the model', () => {
+    const decoded = decode(contextGraph(source.config));
+    const inputs = decoded.graph.input.map(({ name }) => name);
+    const factors = operators(decoded, 'FusedMatMul').map(({ input }) => input[1] ?? '');
+    expect(factors).toEqual(['key.0', 'key.1']);
+    expect(inputs).toEqual(expect.arrayContaining([...factors, 'value.0', 'value.1', 'absent']));
+    expect(decoded.graph.initializer.filter((each) => each.external_data.length > 0)).toEqual([]);
   });
 });

@@ -4,7 +4,7 @@ import { linearFit, secondHalfGrowth } from '../../loadtest/linear-fit.ts';
 import { largest, percentile, percentiles } from '../../loadtest/percentiles.ts';
 import { createTally } from '../../loadtest/tally.ts';
 import { judgeAllAnswered, judgeRight, loadTargets } from '../../loadtest/targets.ts';
-import { createLibrary } from '../../loadtest/documents.ts';
+import { createTexts } from '../../loadtest/documents.ts';
 
 describe('percentiles', () => {
   it('are values that occurred, by nearest rank', () => {
@@ -137,7 +137,7 @@ describe("the server's metrics", () => {
 });
 
 describe('the documents of the load test', () => {
-  const library = createLibrary(3);
+  const library = createTexts(3);
 
   it.each([600, 4000, 6000])('have about %d tokens', (tokens) => {
     const { document, questions } = library.document({ number: 7, tokens });

@@ -1,4 +1,4 @@
-import { createRoute, z } from '@hono/zod-openapi';
+import { createRoute } from '@hono/zod-openapi';
 import { randomBytes } from 'node:crypto';
 import { unknownModel } from '../../service/chats.ts';
 import type { ModelView } from '../../service/service.ts';
@@ -16,6 +16,8 @@ import {
   openAiModelListSchema,
   openAiModelSchema,
 } from '../schemas/chat.ts';
+import { questionCodes } from '../schemas/problem.ts';
+import { answerResponses } from '../schemas/query.ts';
 
 const tags = ['openai'];
 
@@ -43,29 +45,8 @@ function registerCompletions(app: App, deps: AppDeps): void {
       body: { required: true, content: { 'application/json': { schema: chatBody } } },
     },
     responses: {
-      200: {
-        description: 'The completion.',
-        content: {
-          'application/json': { schema: completionSchema },
-          'text/event-stream': { schema: z.string() },
-        },
-      },
-      ...openAiErrors(
-        'invalid_argument',
-        'not_found',
-        'conflict',
-        'gone',
-        'payload_too_large',
-        'unsupported_media_type',
-        'unsupported',
-        'context_too_long',
-        'corrupt_record',
-        'engine_unavailable',
-        'rate_limited',
-        'overloaded',
-        'out_of_memory',
-        'storage_full',
-      ),
+      ...answerResponses(completionSchema),
+      ...openAiErrors(...questionCodes, 'conflict', 'gone', 'storage_full'),
     },
   });
   app.openapi(route, async (c) => {

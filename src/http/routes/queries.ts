@@ -1,10 +1,10 @@
-import { createRoute, z } from '@hono/zod-openapi';
+import { createRoute } from '@hono/zod-openapi';
 import { answerResponse } from '../answer-response.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { readBody } from '../body.ts';
 import { contextParameters } from '../schemas/context.ts';
-import { problems } from '../schemas/problem.ts';
-import { answerSchema, queryBody } from '../schemas/query.ts';
+import { problems, questionCodes } from '../schemas/problem.ts';
+import { answerResponses, answerSchema, queryBody } from '../schemas/query.ts';
 
 /** `POST /contexts/{id}/query`: ask. A client that goes away stops the engine's work for it. */
 export function queryRoutes(app: App, { service, limits, logger }: AppDeps): void {
@@ -24,28 +24,8 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
       body: { required: true, content: { 'application/json': { schema: queryBody } } },
     },
     responses: {
-      200: {
-        description: 'The answer.',
-        content: {
-          'application/json': { schema: answerSchema },
-          'text/event-stream': { schema: z.string() },
-        },
-      },
-      ...problems(
-        'invalid_argument',
-        'not_found',
-        'conflict',
-        'gone',
-        'payload_too_large',
-        'unsupported_media_type',
-        'unsupported',
-        'context_too_long',
-        'corrupt_record',
-        'engine_unavailable',
-        'rate_limited',
-        'overloaded',
-        'out_of_memory',
-      ),
+      ...answerResponses(answerSchema),
+      ...problems(...questionCodes, 'conflict', 'gone'),
     },
   });
   app.openapi(route, (c) => {

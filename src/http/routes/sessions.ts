@@ -3,8 +3,8 @@ import { answerResponse } from '../answer-response.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { readBody } from '../body.ts';
 import { contextParameters } from '../schemas/context.ts';
-import { problems } from '../schemas/problem.ts';
-import { sessionAnswerSchema, sessionQueryBody } from '../schemas/query.ts';
+import { problems, questionCodes } from '../schemas/problem.ts';
+import { answerResponses, sessionAnswerSchema, sessionQueryBody } from '../schemas/query.ts';
 import { openSessionBody, sessionParameters, sessionSchema } from '../schemas/session.ts';
 
 const tags = ['sessions'];
@@ -119,26 +119,8 @@ function registerQuery(app: App, { service, limits, logger }: AppDeps): void {
       body: { required: true, content: { 'application/json': { schema: sessionQueryBody } } },
     },
     responses: {
-      200: {
-        description: 'The answer.',
-        content: {
-          'application/json': { schema: sessionAnswerSchema },
-          'text/event-stream': { schema: z.string() },
-        },
-      },
-      ...problems(
-        'invalid_argument',
-        'not_found',
-        'payload_too_large',
-        'unsupported_media_type',
-        'unsupported',
-        'context_too_long',
-        'corrupt_record',
-        'engine_unavailable',
-        'rate_limited',
-        'overloaded',
-        'out_of_memory',
-      ),
+      ...answerResponses(sessionAnswerSchema),
+      ...problems(...questionCodes),
     },
   });
   app.openapi(route, (c) => {

@@ -48,6 +48,21 @@ const commonCodes = [
   'deadline_exceeded',
 ] as const;
 
+/** What any route may answer that is asked a question. */
+export const questionCodes = [
+  'invalid_argument',
+  'not_found',
+  'payload_too_large',
+  'unsupported_media_type',
+  'unsupported',
+  'context_too_long',
+  'corrupt_record',
+  'engine_unavailable',
+  'rate_limited',
+  'overloaded',
+  'out_of_memory',
+] as const satisfies readonly ErrorCode[];
+
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
   return responsesByStatus(errorCodes, {

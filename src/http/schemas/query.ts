@@ -141,3 +141,13 @@ export const answerSchema = z
 export const sessionAnswerSchema = answerSchema
   .extend({ sessionId: z.string().openapi({ example: 'ses_0b1c2d3e4f5061728394a5b6c7d8e9f0' }) })
   .openapi('SessionAnswer');
+
+/** The answer to a question: its object, or server-sent events. */
+export function answerResponses<S extends z.ZodType>(schema: S) {
+  return {
+    200: {
+      description: 'The answer.',
+      content: { 'application/json': { schema }, 'text/event-stream': { schema: z.string() } },
+    },
+  };
+}

@@ -54,6 +54,7 @@ const functions = {
   bindOutput: [137, 'void *ortBindOutput(void *binding, const char *name, void *value)'],
   registerAllocator: [144, 'void *ortAllocator(void *env, void *memory, void *arena)'],
   setThreads: [147, 'void *ortThreads(void *threading, int threads)'],
+  setSpinning: [149, 'void *ortSpinning(void *threading, int allowed)'],
   addInitializer: [150, 'void *ortAddInitializer(void *options, const char *name, void *value)'],
   addRunConfig: [165, 'void *ortRunConfig(void *options, const char *key, const char *value)'],
   createPackedWeights: [166, 'void *ortPackedWeights(_Out_ void **container)'],

@@ -110,14 +110,13 @@ export class OrtContextView implements ContextView {
   readonly lengths: Uint32Array;
   readonly keyTensors: readonly OrtTensor[];
   readonly valueTensors: readonly OrtTensor[];
-  /** Heads without rows have a row of zeros in their place, which the graph is told to ignore. */
-  readonly hasAbsentHeads: boolean;
-  readonly #onClose: () => void;
+  readonly #onClose: (() => void)[];
 
   constructor(environment: OrtEnvironment, lengths: Uint32Array, source: ViewSource) {
     const { headDim } = source;
     const tensors = (rows: readonly Float32Array[]): OrtTensor[] =>
       Array.from(lengths, (length, head) =>
+        // A head without rows has a row of zeros in their place, which is told to be ignored.
         length === 0
           ? environment.tensor(new Float32Array(headDim), [1, headDim])
           : environment.tensor(defined(rows[head], `head ${head}`), [length, headDim]),
@@ -125,12 +124,16 @@ export class OrtContextView implements ContextView {
     this.lengths = lengths.slice();
     this.keyTensors = tensors(source.keys);
     this.valueTensors = tensors(source.values);
-    this.hasAbsentHeads = lengths.includes(0);
-    this.#onClose = source.onClose;
+    this.#onClose = [source.onClose];
+  }
+
+  /** Before the rows go. */
+  whenClosed(run: () => void): void {
+    this.#onClose.push(run);
   }
 
   close(): void {
+    for (const run of this.#onClose.splice(0)) run();
     for (const tensor of [...this.keyTensors, ...this.valueTensors]) tensor.close();
-    this.#onClose();
   }
 }

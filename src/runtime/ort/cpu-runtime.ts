@@ -1,9 +1,9 @@
 import { dirname } from 'node:path';
-import { assert, defined } from '../../core/assert.ts';
+import { assert } from '../../core/assert.ts';
 import { pairBytes, type KvLayout } from '../../core/kv-layout.ts';
 import { denseGraph } from '../../graph/dense-graph.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
-import { queryGraph } from '../../graph/query-graph.ts';
+import { contextGraph, queryGraph } from '../../graph/query-graph.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
 import type { TensorRef } from '../../model/checkpoint.ts';
 import { floatLogits } from '../float-logits.ts';
@@ -25,6 +25,7 @@ import { OrtDenseCache } from './dense-cache.ts';
 import { DenseCall, type DenseCallOptions, type LayerRange, type ScoreMask } from './dense-call.ts';
 import { OrtContextCache, OrtContextView } from './context-cache.ts';
 import { QueryCall, type OwnSlot } from './query-call.ts';
+import { RopeTensors } from './rope-tensors.ts';
 import { OrtEnvironment, type OrtSession } from './session.ts';
 import { OrtTail, TailArena } from './tail-arena.ts';
 
@@ -57,13 +58,14 @@ class OrtCpuRuntime implements Runtime {
   readonly defaultPoolBytes = hostPoolBytes;
   readonly #source: GraphSource;
   readonly #environment: OrtEnvironment;
-  readonly #sessions = new Map<string, OrtSession>();
+  readonly #sessions = new Map<string, OrtSession<OrtEnvironment>>();
   #mask: ScoreMask | undefined;
   readonly #arena: TailArena;
   /** Pieces of a pass. */
   readonly #layerRanges: readonly LayerRange[];
-  /** By the session's name: a decode step repeats a call with other tokens. */
-  readonly #queryCalls = new Map<string, QueryCall>();
+  readonly #rope: RopeTensors;
+  /** A decode step repeats the call before with other tokens, whatever ran in between. */
+  readonly #queryCalls = new Map<QueryKind, QueryCall>();
 
   constructor(source: GraphSource, options: OrtCpuOptions) {
     this.config = source.config;
@@ -72,7 +74,8 @@ class OrtCpuRuntime implements Runtime {
     this.#source = source;
     this.#environment = new OrtEnvironment(loadOrt(), { ...options, tensors: tensorsOf(source) });
     this.#arena = new TailArena(this.#environment, this.layout);
-    this.#layerRanges = rangesOf(source.config.layers, pieceLayers);
+    this.#rope = new RopeTensors(this.#environment, source.config);
+    this.#layerRanges = rangesOf(source.config.layers);
   }
 
   warm(): void {
@@ -80,8 +83,8 @@ class OrtCpuRuntime implements Runtime {
       this.#denseSession('prefill', layers);
       this.#denseSession('score', layers);
     }
-    this.#queryCall('query', 1);
-    if (this.#source.fourBit !== undefined) this.#queryCall('step', 1);
+    this.#queryCall('extend');
+    this.#queryCall('step');
   }
 
   createDense(capacity: number): DenseCache {
@@ -113,8 +116,9 @@ class OrtCpuRuntime implements Runtime {
     return this.#densePieces({ cache: own, ids: slice.ids, score: { slice, mask } });
   }
 
-  *#densePieces(options: Omit<DenseCallOptions, 'config'>): Generator<() => void, void> {
-    const call = new DenseCall(this.#environment, { ...options, config: this.config });
+  *#densePieces(options: Omit<DenseCallOptions, 'config' | 'rope'>): Generator<() => void, void> {
+    const own = { config: this.config, rope: this.#rope };
+    const call = new DenseCall(this.#environment, { ...options, ...own });
     const { score } = options;
     const kind =
       score === undefined ? 'prefill' : score.slice.predictions === undefined ? 'score' : 'predict';
@@ -133,20 +137,15 @@ class OrtCpuRuntime implements Runtime {
   forward(slots: readonly ForwardSlot[]): readonly Logits[] {
     checkTogether(slots);
     const own = slots.map(ownSlot);
-    const results = new Map<OwnSlot, Float32Array>();
-    const kind = this.#source.fourBit !== undefined && own.every(isStep) ? 'step' : 'query';
-    for (const together of byContexts(own)) {
-      const contexts = new Set(together.map(({ context }) => context)).size;
-      const logits = this.#queryCall(kind, roomFor(contexts)).run(together);
-      for (const [i, slot] of together.entries()) results.set(slot, defined(logits[i], 'logits'));
-    }
-    return own.map((slot) => floatLogits(defined(results.get(slot), 'logits')));
+    const call = this.#queryCall(own.every(isStep) ? 'step' : 'extend');
+    return call.run(own).map(floatLogits);
   }
 
   close(): void {
     for (const call of this.#queryCalls.values()) call.close();
     this.#queryCalls.clear();
     this.#arena.close();
+    this.#rope.close();
     for (const session of this.#sessions.values()) session.close();
     this.#sessions.clear();
     this.#environment.close();
@@ -160,29 +159,24 @@ class OrtCpuRuntime implements Runtime {
     return this.#session(`${name}.${layers.from}`, () => denseGraph(this.#source, options));
   }
 
-  #queryCall(kind: 'query' | 'step', contexts: number): QueryCall {
-    const name = `${kind}.${contexts}`;
-    let call = this.#queryCalls.get(name);
+  #queryCall(kind: QueryKind): QueryCall {
+    let call = this.#queryCalls.get(kind);
     if (call === undefined) {
-      const linears = kind === 'step' ? 'fourBit' : 'float32';
-      const stages = rangesOf(this.config.layers, stageLayers).map((layers) => ({
-        layers,
-        session: this.#session(`${name}.${layers.from}`, () =>
-          queryGraph(this.#source, { contexts, linears, layers }),
-        ),
-      }));
-      call = new QueryCall(this.#environment, {
-        stages,
-        config: this.config,
-        arena: this.#arena,
-        contexts,
-      });
-      this.#queryCalls.set(name, call);
+      const isFourBit = kind === 'step' && this.#source.fourBit !== undefined;
+      const linears = isFourBit ? 'fourBit' : 'float32';
+      const stages = Array.from({ length: this.config.layers + 1 }, (_, stage) =>
+        this.#session(`${linears}.${stage}`, () => queryGraph(this.#source, { stage, linears })),
+      );
+      const attention = this.#session('context', () => contextGraph(this.config));
+      const { config } = this;
+      const options = { stages, attention, config, arena: this.#arena, rope: this.#rope };
+      call = new QueryCall(this.#environment, options);
+      this.#queryCalls.set(kind, call);
     }
     return call;
   }
 
-  #session(name: string, author: () => Uint8Array): OrtSession {
+  #session(name: string, author: () => Uint8Array): OrtSession<OrtEnvironment> {
     let session = this.#sessions.get(name);
     if (session === undefined) {
       const [tensor] = this.#source.tensors.values();
@@ -220,18 +214,15 @@ class OrtCpuRuntime implements Runtime {
  */
 const pieceLayers = 2;
 
-/**
- * Layers of one graph of a query call. Time to make a session grows with the square of its inputs:
- * one of all layers over eight contexts would hold answers up for seconds.
- */
-const stageLayers = 5;
-
-function rangesOf(layers: number, each: number): readonly LayerRange[] {
-  return Array.from({ length: Math.ceil(layers / each) }, (_, range) => ({
-    from: range * each,
-    to: Math.min(layers, (range + 1) * each),
+function rangesOf(layers: number): readonly LayerRange[] {
+  return Array.from({ length: Math.ceil(layers / pieceLayers) }, (_, range) => ({
+    from: range * pieceLayers,
+    to: Math.min(layers, (range + 1) * pieceLayers),
   }));
 }
+
+/** A decode step, or any other tokens of requests. */
+type QueryKind = 'step' | 'extend';
 
 /** Far below any logit, yet finite when a logit is added. */
 const hidden = -1e30;
@@ -255,28 +246,6 @@ function tensorsOf({ tensors, fourBit }: GraphSource): readonly TensorRef[] {
     shifts,
   ]);
   return [...tensors.values(), ...parts];
-}
-
-/** Numbers of contexts that there are graphs for: each takes a second to make, and memory. */
-const ladder: readonly number[] = [1, 2, 4, 8];
-const mostContexts = 8;
-
-function roomFor(contexts: number): number {
-  return defined(
-    ladder.find((room) => room >= contexts),
-    'a graph with room for the contexts',
-  );
-}
-
-/** Slots of at most as many contexts as one call takes, those of a context together. */
-function byContexts(slots: readonly OwnSlot[]): readonly (readonly OwnSlot[])[] {
-  const contexts = [...new Set(slots.map(({ context }) => context))];
-  const calls: OwnSlot[][] = [];
-  for (const [i, context] of contexts.entries()) {
-    if (i % mostContexts === 0) calls.push([]);
-    calls.at(-1)?.push(...slots.filter((slot) => slot.context === context));
-  }
-  return calls;
 }
 
 function ownDense(cache: DenseCache): OrtDenseCache {

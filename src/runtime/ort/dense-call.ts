@@ -2,6 +2,7 @@ import { assert } from '../../core/assert.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { ScoreSlice } from '../runtime.ts';
 import type { OrtDenseCache } from './dense-cache.ts';
+import type { RopeTensors } from './rope-tensors.ts';
 import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTensor, TensorData } from './tensor.ts';
 
@@ -31,6 +32,7 @@ export interface DenseCallOptions {
   readonly cache: OrtDenseCache;
   readonly ids: Int32Array;
   readonly score: ScorePart | undefined;
+  readonly rope: RopeTensors;
 }
 
 /**
@@ -59,6 +61,7 @@ export class DenseCall {
     this.#predictions = new BigInt64Array(score?.slice.predictions === undefined ? 0 : tokens);
     const positions = BigInt64Array.from(ids, (_, i) => BigInt(length + i));
     this.#shared = {
+      ...options.rope.inputs,
       position_ids: this.#tensor(positions, [1, tokens]),
       last_row: this.#tensor(Int32Array.of(total - 1), [1]),
       total_rows: this.#tensor(Int32Array.of(total), [1]),
