@@ -40,7 +40,7 @@ function start(): Promise<EngineHost> {
     poolBytes: 2 ** 30,
     maxRunningQueries: 16,
     maxQueryWaitMs: 60_000,
-    maxSessions: 4,
+    maxSessions: 8,
     logLevel: 'silent',
   } as const;
   return EngineHost.start(options, createLogger({ level: 'silent' }));
