@@ -2,7 +2,7 @@ import { defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { OrtContextView } from './context-cache.ts';
-import type { OrtBinding, OrtSession } from './session.ts';
+import type { OrtBinding, OrtEnvironment, OrtSession } from './session.ts';
 import type { OrtTensor } from './tensor.ts';
 
 /** Some tokens' queries, and where their attention over a context goes (`contextGraph`). */
@@ -11,6 +11,15 @@ export interface ContextPart {
   readonly output: OrtTensor;
   readonly largest: OrtTensor;
   readonly share: OrtTensor;
+}
+
+/** What attends to what. */
+export interface ContextAttentionOptions {
+  /** The graph of `contextGraph`. */
+  readonly session: OrtSession;
+  /** Must outlive the attention. */
+  readonly view: OrtContextView;
+  readonly config: ModelConfig;
 }
 
 /** Added to the logits of heads without rows. */
@@ -26,10 +35,10 @@ export class ContextAttention implements Closeable {
   readonly #absent: readonly OrtTensor[];
   #bound: ContextPart | undefined;
 
-  constructor(session: OrtSession, view: OrtContextView, config: ModelConfig) {
+  constructor(environment: OrtEnvironment, { session, view, config }: ContextAttentionOptions) {
     const layers = Array.from({ length: config.layers }, (_, layer) => layer);
     this.#absent = layers.map((layer) =>
-      session.environment.tensor(absentHeads(view, config, layer), [1, config.queryHeads]),
+      environment.tensor(absentHeads(view, config, layer), [1, config.queryHeads]),
     );
     this.#bindings = layers.map((layer) => {
       const binding = session.bind();
