@@ -43,7 +43,7 @@ function start(
     poolBytes: 2 ** 30,
     maxRunningQueries: 16,
     maxQueryWaitMs: 60_000,
-    maxSessions: 4,
+    maxSessions: 8,
     logLevel: 'silent',
     ...different,
   } as const;

@@ -13,6 +13,15 @@ export interface ContextPart {
   readonly share: OrtTensor;
 }
 
+/** What attends to what. */
+export interface ContextAttentionOptions {
+  /** The graph of `contextGraph`. */
+  readonly session: OrtSession;
+  /** Must outlive the attention. */
+  readonly view: OrtContextView;
+  readonly config: ModelConfig;
+}
+
 /** Added to the logits of heads without rows. */
 const hidden = -1e30;
 
@@ -26,10 +35,10 @@ export class ContextAttention implements Closeable {
   readonly #absent: readonly OrtTensor[];
   #bound: ContextPart | undefined;
 
-  constructor(session: OrtSession<OrtEnvironment>, view: OrtContextView, config: ModelConfig) {
+  constructor(environment: OrtEnvironment, { session, view, config }: ContextAttentionOptions) {
     const layers = Array.from({ length: config.layers }, (_, layer) => layer);
     this.#absent = layers.map((layer) =>
-      session.environment.tensor(absentHeads(view, config, layer), [1, config.queryHeads]),
+      environment.tensor(absentHeads(view, config, layer), [1, config.queryHeads]),
     );
     this.#bindings = layers.map((layer) => {
       const binding = session.bind();

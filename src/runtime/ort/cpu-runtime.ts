@@ -58,7 +58,7 @@ class OrtCpuRuntime implements Runtime {
   readonly defaultPoolBytes = hostPoolBytes;
   readonly #source: GraphSource;
   readonly #environment: OrtEnvironment;
-  readonly #sessions = new Map<string, OrtSession<OrtEnvironment>>();
+  readonly #sessions = new Map<string, OrtSession>();
   #mask: ScoreMask | undefined;
   readonly #arena: TailArena;
   /** Pieces of a pass. */
@@ -176,7 +176,7 @@ class OrtCpuRuntime implements Runtime {
     return call;
   }
 
-  #session(name: string, author: () => Uint8Array): OrtSession<OrtEnvironment> {
+  #session(name: string, author: () => Uint8Array): OrtSession {
     let session = this.#sessions.get(name);
     if (session === undefined) {
       const [tensor] = this.#source.tensors.values();

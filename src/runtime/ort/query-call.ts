@@ -23,7 +23,7 @@ export interface QueryCallOptions {
   /** The graphs of all stages (`queryGraph`). */
   readonly stages: readonly OrtSession[];
   /** The graph of `contextGraph`. */
-  readonly attention: OrtSession<OrtEnvironment>;
+  readonly attention: OrtSession;
 }
 
 /**
@@ -133,7 +133,8 @@ export class QueryCall implements Closeable {
   #attentionOver(view: OrtContextView): ContextAttention {
     let attention = this.#contexts.get(view);
     if (attention === undefined) {
-      const made = new ContextAttention(this.#options.attention, view, this.#options.config);
+      const { attention: session, config } = this.#options;
+      const made = new ContextAttention(this.#environment, { session, view, config });
       this.#contexts.set(view, made);
       view.whenClosed(() => {
         this.#contexts.delete(view);

@@ -39,7 +39,7 @@ export class OrtEnvironment {
    * @param model an ONNX file's bytes
    * @param weightsFolder where the model's external data lies
    */
-  createSession(model: Uint8Array, weightsFolder: string): OrtSession<OrtEnvironment> {
+  createSession(model: Uint8Array, weightsFolder: string): OrtSession {
     const { api } = this;
     const options = api.create('createSessionOptions');
     try {
@@ -121,12 +121,12 @@ export interface SessionScope {
 }
 
 /** A graph ready to run. */
-export class OrtSession<S extends SessionScope = SessionScope> {
-  readonly environment: S;
+export class OrtSession {
+  readonly environment: SessionScope;
   readonly handle: Handle;
   #open = true;
 
-  constructor(environment: S, handle: Handle) {
+  constructor(environment: SessionScope, handle: Handle) {
     this.environment = environment;
     this.handle = handle;
   }
