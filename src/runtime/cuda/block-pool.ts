@@ -1,7 +1,7 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
-import type { Gpu } from './gpu.ts';
+import type { KernelGpu } from './gpu.ts';
 import { GrowingMemory, granularity } from './growing-memory.ts';
 import { elementBytes, type HeadDim, type PagedPool, type PoolFormat } from './kernel-shapes.ts';
 
@@ -38,14 +38,14 @@ export class BlockPool implements Closeable {
   /** Bytes of a block, keys and values. */
   readonly blockBytes: number;
   readonly mostBlocks: number;
-  readonly #gpu: Gpu;
+  readonly #gpu: KernelGpu;
   readonly #parts: readonly GrowingMemory[];
   readonly #chunkBlocks: number;
   /** By number; undefined: not backed. */
   readonly #chunks: (Chunk | undefined)[];
   #taken = 0;
 
-  constructor(gpu: Gpu, { format, headDim, poolBytes }: BlockPoolOptions) {
+  constructor(gpu: KernelGpu, { format, headDim, poolBytes }: BlockPoolOptions) {
     this.#gpu = gpu;
     const rowBytes = headDim * elementBytes(format);
     const granule = granularity(gpu.device);

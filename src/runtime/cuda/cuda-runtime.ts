@@ -125,7 +125,7 @@ class CudaRuntime implements Runtime {
   }
 
   createDense(capacity: number): DenseCache {
-    return new CudaDenseCache({ ...this.#caches, type: this.#type }, capacity);
+    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu, type: this.#type }, capacity);
   }
 
   createContext(lengths: Uint32Array): ContextCache {
