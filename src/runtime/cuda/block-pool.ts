@@ -90,6 +90,7 @@ export class BlockPool implements Closeable {
    * @throws ReadonceError `out_of_memory`; nothing is taken then
    */
   take(count: number): Int32Array {
+    if (count > this.mostBlocks - this.#taken) throw this.#full(count);
     const blocks = new Int32Array(count);
     let taken = 0;
     for (let number = 0; taken < count && number < this.#chunks.length; number++) {
@@ -98,11 +99,8 @@ export class BlockPool implements Closeable {
         blocks[taken++] = defined(chunk.free.pop(), 'a free block');
       }
     }
+    assert(taken === count, 'free blocks are in chunks');
     this.#taken += taken;
-    if (taken < count) {
-      this.give(blocks.subarray(0, taken));
-      throw this.#full(count);
-    }
     return blocks;
   }
 
