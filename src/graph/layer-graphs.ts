@@ -5,6 +5,9 @@ import { OnnxModel, type OnnxType } from './onnx-model.ts';
 /** What a device computes in. */
 export type ComputeType = Extract<OnnxType, 'float16' | 'bfloat16'>;
 
+/** What layer graphs can be made for: float32 is what a CPU checks them in. */
+export type LayerGraphType = ComputeType | Extract<OnnxType, 'float32'>;
+
 /**
  * The decoder cut where attention finds its keys, one graph for all layers: weights are inputs, so
  * that one copy of them serves every layer's run, whatever is computed.
@@ -33,7 +36,7 @@ export type LayerGraphKind = 'begin' | 'attend' | 'between' | 'end';
 export function layerGraph(
   kind: LayerGraphKind,
   config: ModelConfig,
-  type: ComputeType,
+  type: LayerGraphType,
 ): Uint8Array {
   const layer = new LayerGraph(config, type);
   switch (kind) {
@@ -56,9 +59,9 @@ export function layerGraph(
 class LayerGraph {
   readonly model = new OnnxModel();
   readonly #config: ModelConfig;
-  readonly #type: ComputeType;
+  readonly #type: LayerGraphType;
 
-  constructor(config: ModelConfig, type: ComputeType) {
+  constructor(config: ModelConfig, type: LayerGraphType) {
     this.#config = config;
     this.#type = type;
   }

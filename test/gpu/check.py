@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the CUDA kernels against float64 on the GPU at hand.
 
-usage: python3 test/gpu/check.py [--trials N] [--small] [--seed N] [attend|score|rows …]
+usage: python3 test/gpu/check.py [--trials N] [--small] [--seed N] [attend|score|rows|head …]
 
 Needs PyTorch with CUDA, and dist/native/kernels.fatbin (npm run build:native)."""
 
@@ -14,11 +14,13 @@ import traceback
 import torch
 
 import check_attend
+import check_head
 import check_rows
 import check_score
 from driver import Driver
 
-SUITES = {'rows': check_rows.check, 'score': check_score.check, 'attend': check_attend.check}
+SUITES = {'rows': check_rows.check, 'head': check_head.check, 'score': check_score.check,
+          'attend': check_attend.check}
 
 
 def main():

@@ -11,7 +11,8 @@ tools=("$@")
 ((${#tools[@]})) || tools=(memcheck synccheck racecheck)
 # PyTorch's own kernels are left out: they are many, and slow under a checker.
 filter=()
-for family in plan attend_ merge_ append_ compact_ channel_scales_ load_ store_ score_; do
+for family in plan attend_ merge_ append_ compact_ channel_scales_ load_ store_ score_ logits_ \
+  largest convert_; do
   filter+=(--kernel-name "kernel_substring=$family")
 done
 planted=$(mktemp -d)

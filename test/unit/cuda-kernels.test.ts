@@ -49,6 +49,11 @@ const at = {
   keptStarts: 1027n,
   staging: 1028n,
   pieces: 1029n,
+  hidden: 1030n,
+  matrix: 1031n,
+  logits: 1032n,
+  source: 1033n,
+  target: 1034n,
 } as const;
 const table = { address: at.table, maxBlocks: 23 };
 
@@ -332,6 +337,45 @@ describe('kernels of rows', () => {
       [4, 2],
     ]);
     expect(launches.map(({ args }) => args[1])).toEqual([at.pieces, at.pieces + 65_535n * 16n]);
+  });
+});
+
+describe('kernels of the head', () => {
+  it('logits: sixteen rows and 256 outputs a block', () => {
+    for (const type of modelTypes) {
+      const sizes = { rows: 17, inputs: 64, outputs: 513 };
+      const [launch] = launched((kernels) => {
+        kernels.logits(stream, { ...at, ...sizes, type });
+      });
+      check(launch, `logits_${type}`, { ...at, ...sizes });
+      expect(launch).toMatchObject({ grid: [3, 2], threads: 256 });
+    }
+  });
+
+  it('largest: a block a row', () => {
+    const [launch] = launched((kernels) => {
+      kernels.largest(stream, { ...at, rows: 17, outputs: 513 });
+    });
+    check(launch, 'largest', { ...at, outputs: 513 });
+    expect(launch).toMatchObject({ grid: 17, threads: 1024 });
+  });
+
+  it.each([
+    [1, 1],
+    [257, 2],
+    [16 * 1024 * 1024, 4096],
+  ])('convert: every pair of types, %i numbers in %i blocks', (count, grid) => {
+    for (const from of ['f32', 'f16', 'bf16'] as const) {
+      for (const to of modelTypes) {
+        if (from === to) continue;
+        const [launch] = launched((kernels) => {
+          kernels.convert(stream, { ...at, from, to, count });
+        });
+        const values = { from: at.source, to: at.target, count: BigInt(count) };
+        check(launch, `convert_${from}_${to}`, values);
+        expect(launch).toMatchObject({ grid, threads: 256 });
+      }
+    }
   });
 });
 

@@ -1,7 +1,7 @@
 import { defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
-import type { Gpu } from './gpu.ts';
+import type { KernelGpu } from './gpu.ts';
 import { GrowingMemory, granularity } from './growing-memory.ts';
 import { elementBytes, type HeadDim, type PagedPool, type PoolFormat } from './kernel-shapes.ts';
 import type { CudaStream } from './stream.ts';
@@ -42,14 +42,14 @@ export class BlockPool implements Closeable {
   /** Bytes of a block, keys and values. */
   readonly blockBytes: number;
   readonly mostBlocks: number;
-  readonly #gpu: Gpu;
+  readonly #gpu: KernelGpu;
   readonly #parts: readonly GrowingMemory[];
   readonly #chunkBlocks: number;
   /** By number; undefined: not backed. */
   readonly #chunks: (Chunk | undefined)[];
   #taken = 0;
 
-  constructor(gpu: Gpu, { format, headDim, poolBytes }: BlockPoolOptions) {
+  constructor(gpu: KernelGpu, { format, headDim, poolBytes }: BlockPoolOptions) {
     this.#gpu = gpu;
     const rowBytes = headDim * elementBytes(format);
     const isScaled = format === 'i8r';
@@ -116,11 +116,8 @@ export class BlockPool implements Closeable {
         blocks[taken++] = defined(chunk.free.pop(), 'a free block');
       }
     }
+    assert(taken === count, 'free blocks are in chunks');
     this.#taken += taken;
-    if (taken < count) {
-      this.give(blocks.subarray(0, taken));
-      throw this.#full(count);
-    }
     return blocks;
   }
 

@@ -3,12 +3,12 @@ import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import type { ContextCache, ContextView } from '../runtime.ts';
 import { blockSize, type BlockPool } from './block-pool.ts';
-import type { Gpu } from './gpu.ts';
+import type { KernelGpu } from './gpu.ts';
 import type { LoadTarget, RowTransfer } from './row-transfer.ts';
 
 /** What contexts and tails of a model share. */
 export interface CachesOptions {
-  readonly gpu: Gpu;
+  readonly gpu: KernelGpu;
   readonly layout: KvLayout;
   readonly blocks: BlockPool;
   readonly transfer: RowTransfer;

@@ -17,13 +17,14 @@ import type {
 } from '../runtime.ts';
 import { checkScoreSlice } from '../score-slice.ts';
 import { BlockPool } from './block-pool.ts';
+import { callsOf, mostSlotTokens } from './calls.ts';
 import { CudaContextCache, CudaContextView, type CachesOptions } from './context-cache.ts';
 import { CudaDenseCache } from './dense-cache.ts';
 import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
 import { Gpu } from './gpu.ts';
 import { headDims, type HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
-import { mostQueryTokens, mostSlots, QueryCalls, type CudaSlot } from './query-call.ts';
+import { QueryCalls, type CudaSlot } from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
 import { DeviceWeights } from './weights.ts';
@@ -130,7 +131,7 @@ class CudaRuntime implements Runtime {
   }
 
   createDense(capacity: number): DenseCache {
-    return new CudaDenseCache({ ...this.#caches, type: this.#type }, capacity);
+    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu, type: this.#type }, capacity);
   }
 
   createContext(lengths: Uint32Array): ContextCache {
@@ -173,7 +174,8 @@ class CudaRuntime implements Runtime {
     this.#transfer.flush();
     const own = slots.map(ownSlot);
     const logits: Logits[] = [];
-    for (const together of callsOf(own.map((slot) => this.#shorten(slot)))) {
+    const shortened = own.map((slot) => this.#shorten(slot));
+    for (const together of callsOf(shortened, this.layout)) {
       logits.push(...this.#queries.run(together));
     }
     return logits;
@@ -182,10 +184,11 @@ class CudaRuntime implements Runtime {
   /** Computes all tokens of a long question but the last ones. */
   #shorten(slot: CudaSlot): CudaSlot {
     let { ids, startPosition } = slot;
-    while (ids.length > mostQueryTokens) {
-      this.#queries.run([{ ...slot, ids: ids.subarray(0, mostQueryTokens), startPosition }]);
-      ids = ids.subarray(mostQueryTokens);
-      startPosition += mostQueryTokens;
+    const most = mostSlotTokens(this.layout);
+    while (ids.length > most) {
+      this.#queries.run([{ ...slot, ids: ids.subarray(0, most), startPosition }]);
+      ids = ids.subarray(most);
+      startPosition += most;
     }
     return { ...slot, ids, startPosition };
   }
@@ -237,21 +240,6 @@ class CudaRuntime implements Runtime {
       kept.close();
     }
   }
-}
-
-/** Slots in calls that are not too large; a long question's tokens in several. */
-function* callsOf(slots: readonly CudaSlot[]): Generator<readonly CudaSlot[]> {
-  let together: CudaSlot[] = [];
-  let tokens = 0;
-  for (const slot of slots) {
-    if (together.length === mostSlots || tokens + slot.ids.length > mostQueryTokens) {
-      yield together;
-      [together, tokens] = [[], 0];
-    }
-    together.push(slot);
-    tokens += slot.ids.length;
-  }
-  yield together;
 }
 
 function ownSlot(slot: ForwardSlot): CudaSlot {

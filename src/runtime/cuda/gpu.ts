@@ -34,3 +34,6 @@ export class Gpu implements Closeable {
     this.device.close();
   }
 }
+
+/** What of a GPU everything uses that leaves ONNX Runtime alone. */
+export type KernelGpu = Pick<Gpu, 'device' | 'stream' | 'kernels'>;

@@ -6,6 +6,7 @@ import type { ModelConfig } from '../../model/config.ts';
 import type { ForwardSlot, Logits } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { BlockPool } from './block-pool.ts';
+import { mostQueryTokens, mostSlots } from './calls.ts';
 import type { CudaContextView } from './context-cache.ts';
 import type { PinnedMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
@@ -20,7 +21,7 @@ import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import { QueryInputs } from './query-inputs.ts';
 import type { CudaGraph } from './stream.ts';
 import type { CudaTail } from './tail.ts';
-import { mostUnits, UnitSlots } from './unit-slots.ts';
+import { UnitSlots } from './unit-slots.ts';
 import { planUnits, type UnitPlan } from './units.ts';
 import type { DeviceWeights } from './weights.ts';
 
@@ -40,12 +41,6 @@ export interface QueryCallOptions {
   readonly weights: DeviceWeights;
   readonly blocks: BlockPool;
 }
-
-/** Most slots of a call: a tail and a context each are units. */
-export const mostSlots = mostUnits / 2;
-
-/** Most tokens of a call; a longer question is computed in several. */
-export const mostQueryTokens = 512;
 
 /**
  * Tokens that calls are padded to. Matrix products read all weights whatever the rows, so few sizes
@@ -119,7 +114,7 @@ export class QueryCalls implements Closeable {
   }
 
   /**
-   * Appends the slots' tokens to their tails: at most `mostSlots`, and `mostQueryTokens` together.
+   * Appends the slots' tokens to their tails: as many together as `callsOf` says.
    * @throws ReadonceError `out_of_memory`
    */
   run(slots: readonly CudaSlot[]): readonly Logits[] {

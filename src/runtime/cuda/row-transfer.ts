@@ -4,7 +4,7 @@ import { ReadonceError } from '../../core/errors.ts';
 import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { PinnedMemory } from './device.ts';
-import type { Gpu } from './gpu.ts';
+import type { KernelGpu } from './gpu.ts';
 import type { HeadDim, ModelType, PagedPool, StagedFormat } from './kernel-shapes.ts';
 import type { CudaEvent } from './stream.ts';
 
@@ -56,7 +56,7 @@ interface Gathering {
  * then copied. In: staged as they are stored, decoded by the device into blocks.
  */
 export class RowTransfer implements Closeable {
-  readonly #gpu: Gpu;
+  readonly #gpu: KernelGpu;
   readonly #headDim: HeadDim;
   readonly #type: ModelType;
   readonly #halves: StagingHalf[] = [];
@@ -66,7 +66,7 @@ export class RowTransfer implements Closeable {
   #tableOf: { readonly table: Int32Array; readonly version: number } | undefined;
   #gathering: Gathering | undefined;
 
-  constructor(gpu: Gpu, { headDim, type }: { headDim: HeadDim; type: ModelType }) {
+  constructor(gpu: KernelGpu, { headDim, type }: { headDim: HeadDim; type: ModelType }) {
     this.#gpu = gpu;
     this.#headDim = headDim;
     this.#type = type;

@@ -2,7 +2,7 @@ import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import type { DeviceMemory, PinnedMemory } from './device.ts';
-import type { Gpu } from './gpu.ts';
+import type { KernelGpu } from './gpu.ts';
 import type { BlockTable } from './kernel-shapes.ts';
 import type { Unit } from './units.ts';
 
@@ -24,7 +24,7 @@ const firstBlocks = 64;
  * tables of who joined, and of tails that got another block.
  */
 export class UnitSlots implements Closeable {
-  readonly #gpu: Gpu;
+  readonly #gpu: KernelGpu;
   readonly #layout: KvLayout;
   readonly #slots: (Slot | undefined)[] = Array.from({ length: mostUnits }, () => undefined);
   #maxBlocks = 0;
@@ -32,7 +32,7 @@ export class UnitSlots implements Closeable {
   #staging: PinnedMemory | undefined;
 
   /** @throws ReadonceError `out_of_memory` */
-  constructor(gpu: Gpu, layout: KvLayout) {
+  constructor(gpu: KernelGpu, layout: KvLayout) {
     this.#gpu = gpu;
     this.#layout = layout;
     this.#grow(firstBlocks);

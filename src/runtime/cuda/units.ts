@@ -40,12 +40,18 @@ export interface UnitPlan {
 /** Most rows that the kernels take of a unit. */
 const mostUnitRows = 128;
 
+/** Most queries of a unit: 0 if a group alone is too large. */
+export function mostUnitQueries({ group }: KvLayout): number {
+  return Math.floor(mostUnitRows / group);
+}
+
 /**
  * Deals tokens to units: those of slots on one context stand together, so that its rows are read
  * once for all of them, as far as a unit has room.
  */
-export function planUnits(slots: readonly UnitSlot[], { group }: KvLayout): UnitPlan {
-  const mostQueries = Math.floor(mostUnitRows / group);
+export function planUnits(slots: readonly UnitSlot[], layout: KvLayout): UnitPlan {
+  const { group } = layout;
+  const mostQueries = mostUnitQueries(layout);
   assert(mostQueries > 0, `a group of ${group} query heads has room`);
   const units: Unit[] = [];
   const tokens: (readonly [number, number])[] = slots.map(() => [0, 0]);
