@@ -1,4 +1,4 @@
-import { defined } from '../../core/assert.ts';
+import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
 import type { KernelGpu } from './gpu.ts';
