@@ -23,7 +23,13 @@ import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
 import { Gpu } from './gpu.ts';
 import { headDims, type HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
-import { mostQueryTokens, mostSlots, QueryCalls, type CudaSlot } from './query-call.ts';
+import {
+  mostQueryTokens,
+  mostSlots,
+  QueryCalls,
+  type CudaSlot,
+  type LaunchStep,
+} from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
 import { DeviceWeights } from './weights.ts';
@@ -33,6 +39,8 @@ export interface CudaRuntimeOptions {
   readonly deviceIndex: number;
   /** Most bytes of loaded contexts and tails; 0: 0.6 of what is free beside the weights. */
   readonly poolBytes: number;
+  /** For measurements of a step by itself; by default it is launched once. */
+  readonly launchStep?: LaunchStep | undefined;
 }
 
 /** Of what is free beside the weights; the rest is for documents that are being read. */
@@ -72,7 +80,8 @@ class CudaRuntime implements Runtime {
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
 
-  constructor(source: GraphSource, { deviceIndex, poolBytes }: CudaRuntimeOptions) {
+  constructor(source: GraphSource, options: CudaRuntimeOptions) {
+    const { deviceIndex, poolBytes, launchStep } = options;
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
@@ -98,7 +107,7 @@ class CudaRuntime implements Runtime {
       weights: this.#weights,
     };
     this.#dense = new DenseCalls(computing);
-    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks });
+    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, launchStep });
   }
 
   defaultPoolBytes(): number {

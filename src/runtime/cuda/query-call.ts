@@ -18,7 +18,7 @@ import {
 } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import { QueryInputs } from './query-inputs.ts';
-import type { CudaGraph } from './stream.ts';
+import type { CudaGraph, CudaStream } from './stream.ts';
 import type { CudaTail } from './tail.ts';
 import { mostUnits, UnitSlots } from './unit-slots.ts';
 import { planUnits, type UnitPlan } from './units.ts';
@@ -39,7 +39,11 @@ export interface QueryCallOptions {
   readonly sessions: LayerSessions;
   readonly weights: DeviceWeights;
   readonly blocks: BlockPool;
+  readonly launchStep?: LaunchStep | undefined;
 }
+
+/** Puts a captured step into the stream; its inputs are there. It may be put there several times. */
+export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
 
 /** Most slots of a call: a tail and a context each are units. */
 export const mostSlots = mostUnits / 2;
@@ -182,7 +186,9 @@ export class QueryCalls implements Closeable {
       return;
     }
     step.graph ??= stream.capture(() => this.#compute(shape));
-    step.graph.launch(stream);
+    const { launchStep } = this.#options;
+    if (launchStep === undefined) step.graph.launch(stream);
+    else launchStep(step.graph, stream);
   }
 
   #forgetSteps(): void {
