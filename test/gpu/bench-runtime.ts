@@ -137,11 +137,9 @@ async function benchModel(options: GpuBenchOptions, run: ModelRun): Promise<void
   runtime.close();
 }
 
-/** Before anything of CUDA: what computes on the CPU takes all threads only if it comes first. */
-async function benchPeer(folder: string, results: Results): Promise<void> {
-  progress('peer');
+async function benchPeer({ deviceIndex }: GpuBenchOptions, peer: string, results: Results) {
   try {
-    results.add('peer', await peerPart(folder));
+    results.add('peer', await peerPart({ folder: peer, deviceIndex, progress }));
   } catch (error) {
     results.fail('peer', error);
   }
@@ -174,8 +172,8 @@ async function main(options: GpuBenchOptions): Promise<number> {
   console.log(`${machineLine(machine)}\n`);
   const results = new Results(options.out);
   results.note('machine', machine);
-  if (options.peer !== undefined) await benchPeer(options.peer, results);
-  if (options.parts.length > 0) await benchModels(options, results);
+  if (options.peer === undefined) await benchModels(options, results);
+  else await benchPeer(options, options.peer, results);
   progress('done');
   return results.failed;
 }

@@ -2,16 +2,16 @@ import { tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { benchModels, type BenchModel } from './shapes.ts';
 
-/** Parts in the order they run; `peer` needs files of the other side, and no large model. */
+/** Parts in the order they run. */
 export const partNames = ['decode', 'dense', 'memory', 'load', 'ttft', 'ingest'] as const;
-/** A part that measures a large model. */
+/** What is measured of a model. */
 export type PartName = (typeof partNames)[number];
 
 /** What is measured, on what. */
 export interface GpuBenchOptions {
   readonly models: readonly BenchModel[];
   readonly parts: readonly PartName[];
-  /** Folder of `bench_kvpress.py scores`; undefined: nothing is compared. */
+  /** Folder of `bench_kvpress.py scores`: its scores are compared, and nothing else is done. */
   readonly peer: string | undefined;
   readonly tokens: number;
   readonly deviceIndex: number;
@@ -24,8 +24,8 @@ export interface GpuBenchOptions {
 /** How the program is called. */
 export const usage =
   `node dist/test/gpu/bench-runtime.js [--model ${Object.keys(benchModels).join(',')}] ` +
-  `[--only ${[...partNames, 'peer'].join(',')}] [--peer FOLDER] [--layers N] [--tokens N] ` +
-  '[--device N] [--folder FOLDER] [--out FILE]';
+  `[--only ${partNames.join(',')}] [--layers N] [--tokens N] [--device N] [--folder FOLDER] ` +
+  '[--out FILE] | --peer FOLDER [--device N] [--out FILE]';
 
 const text = { type: 'string' } as const;
 
@@ -46,17 +46,14 @@ export function parseGpuBenchOptions(args: readonly string[]): GpuBenchOptions {
   });
   const only = values.only?.split(',');
   for (const name of only ?? []) {
-    if (name === 'peer' || partNames.some((known) => known === name)) continue;
+    if (partNames.some((known) => known === name)) continue;
     throw new Error(`Expected "${usage}" but got --only ${name}`);
-  }
-  if (only?.includes('peer') === true && values.peer === undefined) {
-    throw new Error(`Expected --peer FOLDER with --only peer: "${usage}"`);
   }
   const layers = values.layers === undefined ? undefined : Number(values.layers);
   return {
     models: values.model.split(',').map((name) => modelOf(name, layers)),
     parts: partNames.filter((name) => only?.includes(name) ?? true),
-    peer: (only?.includes('peer') ?? true) ? values.peer : undefined,
+    peer: values.peer,
     tokens: Number(values.tokens),
     deviceIndex: Number(values.device),
     out: values.out,

@@ -47,18 +47,32 @@ interface Agreement {
   readonly sameKept: number;
 }
 
+/** Where the other side left its files, and where ours is computed. */
+export interface PeerOptions {
+  readonly folder: string;
+  readonly deviceIndex: number;
+  readonly progress: (text: string) => void;
+}
+
 /** Our scores beside kvpress's, of one model and the same passes. */
-export async function peerPart(folder: string): Promise<PartReport> {
+export async function peerPart({
+  folder,
+  deviceIndex,
+  progress,
+}: PeerOptions): Promise<PartReport> {
   const peer: PeerCase = JSON.parse(readFileSync(join(folder, 'peer.json'), 'utf8'));
   const source = await readSource(folder, peer);
   const theirs = {
     float32: readScores(join(folder, peer.scores.float32)),
     float16: readScores(join(folder, peer.scores.float16)),
   };
+  progress('scores on the CPU');
+  // First: who comes first decides how many threads ONNX Runtime has.
   const cpu = createOrtCpuRuntime(source, { threads: availableParallelism() });
   const onCpu = scoresOf(cpu, peer);
   cpu.close();
-  const cuda = createCudaRuntime(source, { deviceIndex: 0, poolBytes });
+  progress('scores on the GPU');
+  const cuda = createCudaRuntime(source, { deviceIndex, poolBytes });
   const onCuda = scoresOf(cuda, peer);
   const { layout } = cuda;
   cuda.close();
