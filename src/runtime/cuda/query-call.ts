@@ -42,7 +42,7 @@ export interface QueryCallOptions {
   readonly launchStep?: LaunchStep | undefined;
 }
 
-/** Puts a captured step into the stream; its inputs are there. It may be put there several times. */
+/** Puts a captured step, whose inputs are there, into the stream; it may be put there repeatedly. */
 export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
 
 /** Most slots of a call: a tail and a context each are units. */
