@@ -24,7 +24,7 @@ import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
 import { Gpu } from './gpu.ts';
 import { headDims, type HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
-import { QueryCalls, type CudaSlot } from './query-call.ts';
+import { QueryCalls, type CudaSlot, type LaunchStep } from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
 import { DeviceWeights } from './weights.ts';
@@ -36,6 +36,8 @@ export interface CudaRuntimeOptions {
   readonly poolBytes: number;
   /** What contexts and tails are held in; with `int8`, stored `int8` is held as it is stored. */
   readonly precision: DevicePrecision;
+  /** For measurements of a step by itself; by default it is launched once. */
+  readonly launchStep?: LaunchStep | undefined;
 }
 
 /** Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. */
@@ -78,7 +80,8 @@ class CudaRuntime implements Runtime {
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
 
-  constructor(source: GraphSource, { deviceIndex, poolBytes, precision }: CudaRuntimeOptions) {
+  constructor(source: GraphSource, options: CudaRuntimeOptions) {
+    const { deviceIndex, poolBytes, precision, launchStep } = options;
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
@@ -104,7 +107,7 @@ class CudaRuntime implements Runtime {
       weights: this.#weights,
     };
     this.#dense = new DenseCalls(computing);
-    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks });
+    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, launchStep });
   }
 
   defaultPoolBytes(): number {

@@ -19,7 +19,7 @@ import {
 } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import { QueryInputs } from './query-inputs.ts';
-import type { CudaGraph } from './stream.ts';
+import type { CudaGraph, CudaStream } from './stream.ts';
 import type { CudaTail } from './tail.ts';
 import { UnitSlots } from './unit-slots.ts';
 import { planUnits, type UnitPlan } from './units.ts';
@@ -40,7 +40,11 @@ export interface QueryCallOptions {
   readonly sessions: LayerSessions;
   readonly weights: DeviceWeights;
   readonly blocks: BlockPool;
+  readonly launchStep?: LaunchStep | undefined;
 }
+
+/** Puts a captured step, whose inputs are there, into the stream; it may be put there repeatedly. */
+export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
 
 /**
  * Tokens that calls are padded to. Matrix products read all weights whatever the rows, so few sizes
@@ -177,7 +181,9 @@ export class QueryCalls implements Closeable {
       return;
     }
     step.graph ??= stream.capture(() => this.#compute(shape));
-    step.graph.launch(stream);
+    const { launchStep } = this.#options;
+    if (launchStep === undefined) step.graph.launch(stream);
+    else launchStep(step.graph, stream);
   }
 
   #forgetSteps(): void {
