@@ -97,9 +97,9 @@ const sessionConfig = {
 
 /**
  * One pool of threads for all sessions: those of an idle one would only be in the way. A thread
- * without work sleeps. By default it would spin for a few ten milliseconds, through most of a call
- * and beyond it: on a quiet machine that makes a step 10 to 20 % shorter, but beside other busy
- * processes, the server among them, calls take about twice the CPU time and twice as long.
+ * without work sleeps. By default it would go on spinning for many milliseconds, most of a call:
+ * with the machine to itself a step of one request was then about a fifth shorter, but beside other
+ * busy processes, as a server's clients can be, calls took about twice the CPU time and longer.
  */
 function createEnvironment(api: OrtApi, threads: number): Handle {
   const threading = api.create('createThreading');
