@@ -43,7 +43,7 @@ export interface QueryCallOptions {
   readonly launchStep?: LaunchStep | undefined;
 }
 
-/** Puts a captured step, whose inputs are there, into the stream; it may be put there repeatedly. */
+/** Puts a captured step, whose inputs are there, into the stream; once, or several times. */
 export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
 
 /**
