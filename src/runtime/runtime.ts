@@ -183,8 +183,9 @@ export interface Runtime {
   /**
    * Appends each slot's tokens to its tail and returns, per slot, the logits after its last token.
    * Tails are distinct, contexts need not be. Several slots are either a step, one token each
-   * behind tails that have some, or begin their tails with at most `firstTokens` each. A slot's
-   * result does not depend on the others, to the last bit.
+   * behind tails that have some, or begin their tails with at most `firstTokens` each. On a CPU a
+   * slot's result does not depend on the others, to the last bit; on a GPU its last bits may
+   * (docs/adr/0011-device-memory-in-blocks.md).
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];

@@ -28,7 +28,7 @@ function open() {
         const bytes = bytesAt(address + BigInt(4 * sequence * maxBlocks), 4 * blocks.maxBlocks);
         const row = new Int32Array(bytes.slice().buffer);
         const start = head * blocks.maxBlocks;
-        expect([...row]).toEqual([...blocks.table.slice(start, start + blocks.maxBlocks)]);
+        expect(row).toEqual(blocks.table.slice(start, start + blocks.maxBlocks));
       }
     }
   };
