@@ -43,6 +43,9 @@ export interface CudaRuntimeOptions {
 /** Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. */
 export type DevicePrecision = 'f16' | 'int8';
 
+/** What the LM head's kernel reads of a row at once. */
+const headInputs = 32;
+
 /** Of what is free beside the weights; the rest is for documents that are being read. */
 const poolShare = 0.6;
 
@@ -58,6 +61,14 @@ export function createCudaRuntime(source: GraphSource, options: CudaRuntimeOptio
     throw new ReadonceError(
       'unsupported',
       `Expected heads of ${headDims.join(' or ')} elements on a GPU but got ${headDim}: use the CPU`,
+    );
+  }
+  const { hiddenSize } = source.config;
+  if (hiddenSize % headInputs !== 0) {
+    throw new ReadonceError(
+      'unsupported',
+      `Expected a hidden size that is a multiple of ${headInputs} on a GPU but got ${hiddenSize}: ` +
+        'use the CPU',
     );
   }
   return new CudaRuntime(source, options);
@@ -177,10 +188,12 @@ class CudaRuntime implements Runtime {
     this.#transfer.flush();
     const own = slots.map(ownSlot);
     const logits: Logits[] = [];
+    const most = mostSlotTokens(this.layout);
+    const early = own.reduce((runs, { ids }) => runs + Math.ceil(ids.length / most) - 1, 0);
     const shortened = own.map((slot) => this.#shorten(slot));
-    for (const together of callsOf(shortened, this.layout)) {
-      logits.push(...this.#queries.run(together));
-    }
+    const calls = [...callsOf(shortened, this.layout)];
+    this.#queries.keepLogits(early + calls.length);
+    for (const together of calls) logits.push(...this.#queries.run(together));
     return logits;
   }
 

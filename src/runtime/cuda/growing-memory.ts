@@ -47,9 +47,19 @@ export class GrowingMemory implements Closeable {
     assert(!this.#handles.has(chunk), 'a chunk is backed once');
     const handle = driver.create('cuMemCreate', this.chunkBytes, this.#properties, 0n);
     const address = this.#chunkAddress(chunk);
-    driver.call('cuMemMap', address, this.chunkBytes, 0, handle, 0n);
-    driver.call('cuMemSetAccess', address, this.chunkBytes, this.#access, 1);
+    try {
+      driver.call('cuMemMap', address, this.chunkBytes, 0, handle, 0n);
+    } catch (error) {
+      driver.call('cuMemRelease', handle);
+      throw error;
+    }
     this.#handles.set(chunk, handle);
+    try {
+      driver.call('cuMemSetAccess', address, this.chunkBytes, this.#access, 1);
+    } catch (error) {
+      this.release(chunk);
+      throw error;
+    }
   }
 
   /** Gives a chunk's memory back; no kernel may use it any more. */

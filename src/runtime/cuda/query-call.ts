@@ -8,7 +8,7 @@ import { Arena, Layout, type Region } from './arena.ts';
 import type { BlockPool } from './block-pool.ts';
 import { mostQueryTokens, mostSlots } from './calls.ts';
 import type { CudaContextView } from './context-cache.ts';
-import type { PinnedMemory } from './device.ts';
+import type { DeviceMemory, PinnedMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
 import {
   attendRows,
@@ -52,8 +52,8 @@ export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
  */
 const sizes: readonly number[] = [16, 32, 64, 128, 256, mostQueryTokens];
 
-/** Buffers that logits stay in for two calls after their own. */
-const logitsBuffers = 3;
+/** Calls whose logits are kept: a call's own, and the two after it. */
+const keptCalls = 3;
 
 /** What a captured step depends on, all else being in the inputs. */
 interface Shape {
@@ -78,8 +78,8 @@ export class QueryCalls implements Closeable {
   readonly #regions: Readonly<
     Record<'tileStarts' | 'partials' | 'stats' | 'logits' | 'largest', Region>
   >;
-  readonly #kept: Arena;
-  readonly #keptRegions: readonly Region[];
+  /** Logits of the runs so far, in turn. */
+  readonly #kept: DeviceMemory[] = [];
   readonly #largest: PinnedMemory;
   readonly #grids = new Map<AttendRows, number>();
   readonly #steps = new Map<string, Step>();
@@ -111,10 +111,19 @@ export class QueryCalls implements Closeable {
       largest: memory.add(mostSlots * 4),
     };
     this.#arena = new Arena(gpu.device, memory);
-    const kept = new Layout();
-    this.#keptRegions = Array.from({ length: logitsBuffers }, () => kept.add(logitsBytes));
-    this.#kept = new Arena(gpu.device, kept);
+    this.keepLogits(1);
     this.#largest = gpu.device.pin(mostSlots * 4);
+  }
+
+  /**
+   * Sees to it that logits last for two calls of the runtime after their own, if one is of so many
+   * runs.
+   * @throws ReadonceError `out_of_memory`
+   */
+  keepLogits(runs: number): void {
+    const { gpu, config } = this.#options;
+    const bytes = mostSlots * config.vocabSize * Float32Array.BYTES_PER_ELEMENT;
+    while (this.#kept.length < keptCalls * runs) this.#kept.push(gpu.device.allocate(bytes));
   }
 
   /**
@@ -147,7 +156,7 @@ export class QueryCalls implements Closeable {
     this.#inputs.close();
     this.#slots.close();
     this.#arena.close();
-    this.#kept.close();
+    for (const memory of this.#kept) memory.close();
     this.#largest.close();
   }
 
@@ -277,8 +286,7 @@ export class QueryCalls implements Closeable {
 
   #takeLogits(count: number): readonly Logits[] {
     const { gpu, config } = this.#options;
-    const region = defined(this.#keptRegions[this.#calls++ % logitsBuffers], 'a buffer');
-    const kept = this.#kept.address(region);
+    const kept = defined(this.#kept[this.#calls++ % this.#kept.length], 'a buffer').address;
     const rowBytes = config.vocabSize * Float32Array.BYTES_PER_ELEMENT;
     gpu.stream.copyOnDevice({
       source: this.#arena.address(this.#regions.logits),
