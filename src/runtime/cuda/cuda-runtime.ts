@@ -46,6 +46,11 @@ export type DevicePrecision = 'f16' | 'int8';
 /** What the LM head's kernel reads of a row at once. */
 const headInputs = 32;
 
+/**
+ * What the pool may take beyond what its users count with: last blocks of heads that are not full.
+ */
+const paddingShare = 1.25;
+
 /** Of what is free beside the weights; the rest is for documents that are being read. */
 const poolShare = 0.6;
 
@@ -87,6 +92,7 @@ class CudaRuntime implements Runtime {
   readonly #sessions: LayerSessions;
   readonly #transfer: RowTransfer;
   readonly #blocks: BlockPool;
+  readonly #poolBytes: number;
   readonly #caches: CachesOptions;
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
@@ -103,11 +109,12 @@ class CudaRuntime implements Runtime {
     this.#weights = new DeviceWeights(gpu, source, this.#type);
     this.#sessions = new LayerSessions(gpu, source.config, this.#type);
     this.#transfer = new RowTransfer(gpu, { headDim, type: 'f16' });
-    const freeBytes = gpu.device.memory().freeBytes;
+    const { freeBytes } = gpu.device.memory();
+    this.#poolBytes = poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare);
     this.#blocks = new BlockPool(gpu, {
       format: precision === 'int8' ? 'i8r' : 'f16',
       headDim,
-      poolBytes: poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare),
+      poolBytes: this.#poolBytes * paddingShare,
     });
     const shared = { gpu, layout: this.layout, type: this.#type };
     this.#caches = { ...shared, blocks: this.#blocks, transfer: this.#transfer };
@@ -122,7 +129,7 @@ class CudaRuntime implements Runtime {
   }
 
   defaultPoolBytes(): number {
-    return this.#blocks.mostBlocks * this.#blocks.blockBytes;
+    return this.#poolBytes;
   }
 
   /** Compiles what the first call of each kind would wait for. */
