@@ -1,11 +1,12 @@
 import { assert } from '../core/assert.ts';
 import type { ContextRecord } from '../core/context.ts';
-import { ReadonceError } from '../core/errors.ts';
 import { headCount } from '../core/kv-layout.ts';
 import { untilAborted } from '../core/until-aborted.ts';
 import type { ContextCache, ContextView, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { contextLengths, fillRows, requireUnchanged } from './context-rows.ts';
+import { HostCopies } from './host-copies.ts';
+import { noRoom, tooLarge } from './pool-errors.ts';
 
 /** A context in memory, for one query. */
 export interface LoadedContext {
@@ -78,7 +79,7 @@ const shortenedTo = [1 / 2, 1 / 4, 1 / 8];
  * on a context share it. A query at a smaller keepRatio than is loaded sees fewer rows; one at a
  * larger keepRatio has the missing rows read. When the pool is full, contexts give way from the
  * least recently used one on: each is shortened by as much as is needed, or dropped. Those in use
- * never are.
+ * never are. On a device, host memory keeps copies of what gave way.
  */
 export class LoadedContexts {
   readonly #options: LoadedContextsOptions;
@@ -88,10 +89,13 @@ export class LoadedContexts {
   readonly #leaving = new Set<Entry>();
   readonly #holds = new Map<LoadedContext | Loan, Hold>();
   readonly #waiting = new Set<() => void>();
+  readonly #copies: HostCopies | undefined;
   #givenBack = 0;
 
   constructor(options: LoadedContextsOptions) {
     this.#options = options;
+    const { hostTier } = options.runtime;
+    this.#copies = hostTier && new HostCopies(hostTier);
   }
 
   /** Bytes of memory that contexts hold, and that is set aside for tails. */
@@ -185,9 +189,11 @@ export class LoadedContexts {
   drop(contextId: string): void {
     const entry = this.#entries.get(contextId);
     if (entry !== undefined) this.#remove(entry);
+    this.#copies?.drop(contextId);
   }
 
   close(): void {
+    this.#copies?.close();
     for (const entry of [...this.#entries.values(), ...this.#leaving]) entry.cache.close();
     this.#entries.clear();
     this.#leaving.clear();
@@ -222,6 +228,8 @@ export class LoadedContexts {
   ): { readonly entry: Entry; readonly source: LoadedContext['source'] } {
     const { runtime, poolBytes } = this.#options;
     const { lengths, tailBytes } = needed;
+    const restored = this.#restore(record, loaded, needed);
+    if (restored !== undefined) return { entry: restored, source: 'host' };
     if (loaded === undefined) {
       this.#makeRoom(this.#bytesOf(lengths) + tailBytes, undefined);
       return { entry: this.#load(record, lengths, undefined), source: 'disk' };
@@ -259,6 +267,24 @@ export class LoadedContexts {
       cache.close();
       throw error;
     }
+  }
+
+  /** An entry with all rows of a copy in host memory, where that is sooner than to read them. */
+  #restore(
+    record: ContextRecord,
+    loaded: Entry | undefined,
+    { lengths, tailBytes }: { readonly lengths: Uint32Array; readonly tailBytes: number },
+  ): Entry | undefined {
+    const held = loaded?.cache.lengths;
+    const isHeld = held !== undefined && lengths.every((length, i) => length <= (held[i] ?? 0));
+    if (isHeld || (loaded?.users ?? 0) > 0) return undefined;
+    const copy = this.#copies?.find(record, lengths);
+    const room = this.#options.poolBytes - this.#bytesInUse() - tailBytes;
+    if (copy === undefined || this.#bytesOf(copy.lengths) > room) return undefined;
+    if (loaded !== undefined) this.#remove(loaded);
+    const bytes = this.#bytesOf(copy.lengths) + tailBytes;
+    const cache = this.#copies?.restore(copy, () => this.#makeRoom(bytes, undefined));
+    return cache && { record, cache, seen: new Map(), users: 0 };
   }
 
   /** Gives an idle entry other memory, and reads the rows that it lacks. */
@@ -336,6 +362,7 @@ export class LoadedContexts {
   #giveWay(entry: Entry, missingBytes: number): number {
     const { cache, record } = entry;
     const sizeBytes = cache.sizeBytes;
+    this.#copies?.keep(record, cache);
     for (const fraction of shortenedTo) {
       const lengths = cache.lengths.map(
         (held) => record.prefixTokens + Math.floor(fraction * (held - record.prefixTokens)),
@@ -352,27 +379,4 @@ export class LoadedContexts {
 
 function sizeOf(entries: readonly Entry[]): number {
   return entries.reduce((sum, { cache }) => sum + cache.sizeBytes, 0);
-}
-
-function tooLarge(bytes: number, poolBytes: number): ReadonceError {
-  return new ReadonceError(
-    'out_of_memory',
-    `Expected a context of at most ${poolBytes} bytes in memory but it needs ${bytes}: raise ` +
-      'READONCE_POOL_BYTES, or ask with a smaller keepRatio or maxTokens',
-    { details: { bytes, poolBytes } },
-  );
-}
-
-function noRoom(details: {
-  readonly bytes: number;
-  readonly poolBytes: number;
-  readonly heldBytes: number;
-}): ReadonceError {
-  return new ReadonceError(
-    'overloaded',
-    `Expected room for ${details.bytes} bytes in memory but running queries hold ` +
-      `${details.heldBytes} of ${details.poolBytes}: try again shortly, or raise ` +
-      'READONCE_POOL_BYTES',
-    { details, retryAfterSeconds: 1 },
-  );
 }

@@ -64,6 +64,31 @@ export interface ContextCache {
   close(): void;
 }
 
+/** A context's rows in host memory, as its device held them. */
+export interface HostCopy {
+  /** Rows of each head, `[layers · kvHeads]`. */
+  readonly lengths: Uint32Array;
+  /** Bytes of host memory held. */
+  readonly sizeBytes: number;
+  /** Gives its memory back; idempotent. */
+  close(): void;
+}
+
+/** Host memory for contexts that give way on a device: from there they come back sooner. */
+export interface HostTier {
+  /** Bytes that copies may take. */
+  readonly poolBytes: number;
+  /** Bytes that the copy of a context of so many rows takes. */
+  copyBytes(lengths: Uint32Array): number;
+  /** @throws ReadonceError `out_of_memory` */
+  copy(context: ContextCache): HostCopy;
+  /**
+   * A context with all rows of a copy, which stays as it is. The same bits as what was copied.
+   * @throws ReadonceError `out_of_memory`
+   */
+  restore(copy: HostCopy): ContextCache;
+}
+
 /** Rows of a loaded context that queries attend to. */
 export interface ContextView {
   /** Rows of each head, `[layers · kvHeads]`. */
@@ -161,6 +186,8 @@ export interface Runtime {
   readonly sliceTokens: number;
   /** Bytes of its memory that loaded contexts and tails may take, unless configured: asked once. */
   defaultPoolBytes(): number;
+  /** Only where contexts are in a device's memory. */
+  readonly hostTier?: HostTier | undefined;
   /** Prepares what would delay the first calls; idempotent, takes up to seconds. */
   warm(): void;
   createDense(capacity: number): DenseCache;

@@ -316,6 +316,14 @@ async function main(model: string, held: DevicePrecision): Promise<void> {
     copy.resize(new Uint32Array(heads).fill(ids.length));
     const copied = answer(cuda, [{ context: copy, ids: question }], options);
     check('copied and resized', agreement(copied.ids, before.ids) === 1, 'same answer');
+    const tier = cuda.hostTier;
+    if (tier === undefined) throw new Error('a host tier');
+    const kept = tier.copy(context);
+    const restored = tier.restore(kept);
+    const back = answer(cuda, [{ context: restored, ids: question }], options);
+    check('copied to the host and back', agreement(back.ids, before.ids) === 1, 'same answer');
+    restored.close();
+    kept.close();
     const expected = answer(cpu, [{ context: cpu.contextOf(onCpu.dense), ids: question }], options);
     const same = agreement(before.ids, expected.ids);
     check(

@@ -15,6 +15,7 @@ import type {
   ScoreSlice,
   Tail,
 } from '../runtime.ts';
+import { hostPoolBytes } from '../host-pool-bytes.ts';
 import { checkScoreSlice } from '../score-slice.ts';
 import { BlockPool } from './block-pool.ts';
 import { callsOf, mostSlotTokens } from './calls.ts';
@@ -22,6 +23,7 @@ import { CudaContextCache, CudaContextView, type CachesOptions } from './context
 import { CudaDenseCache } from './dense-cache.ts';
 import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
 import { Gpu } from './gpu.ts';
+import { CudaHostTier } from './host-tier.ts';
 import { headDims, type HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
 import { QueryCalls, type CudaSlot, type LaunchStep } from './query-call.ts';
@@ -42,6 +44,12 @@ export interface CudaRuntimeOptions {
 
 /** Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. */
 export type DevicePrecision = 'f16' | 'int8';
+
+/**
+ * Of the host's memory for contexts, for copies of those that gave way on the card: page-locked
+ * memory is nobody else's.
+ */
+const hostShare = 0.5;
 
 /** What the LM head's kernel reads of a row at once. */
 const headInputs = 32;
@@ -86,6 +94,7 @@ class CudaRuntime implements Runtime {
   readonly memory = 'device';
   readonly rowBytes: number;
   readonly sliceTokens = mostDenseTokens;
+  readonly hostTier: CudaHostTier;
   readonly #type: ComputeType = 'float16';
   readonly #gpu: Gpu;
   readonly #weights: DeviceWeights;
@@ -124,6 +133,7 @@ class CudaRuntime implements Runtime {
       sessions: this.#sessions,
       weights: this.#weights,
     };
+    this.hostTier = new CudaHostTier(this.#caches, hostPoolBytes() * hostShare);
     this.#dense = new DenseCalls(computing);
     this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, launchStep });
   }
@@ -220,6 +230,7 @@ class CudaRuntime implements Runtime {
     this.#gpu.stream.synchronize();
     this.#queries.close();
     this.#dense.close();
+    this.hostTier.close();
     this.#blocks.close();
     this.#transfer.close();
     this.#sessions.close();

@@ -1,0 +1,26 @@
+import { ReadonceError } from '../core/errors.ts';
+
+/** A context that the pool could never hold. */
+export function tooLarge(bytes: number, poolBytes: number): ReadonceError {
+  return new ReadonceError(
+    'out_of_memory',
+    `Expected a context of at most ${poolBytes} bytes in memory but it needs ${bytes}: raise ` +
+      'READONCE_POOL_BYTES, or ask with a smaller keepRatio or maxTokens',
+    { details: { bytes, poolBytes } },
+  );
+}
+
+/** A pool that running queries fill. */
+export function noRoom(details: {
+  readonly bytes: number;
+  readonly poolBytes: number;
+  readonly heldBytes: number;
+}): ReadonceError {
+  return new ReadonceError(
+    'overloaded',
+    `Expected room for ${details.bytes} bytes in memory but running queries hold ` +
+      `${details.heldBytes} of ${details.poolBytes}: try again shortly, or raise ` +
+      'READONCE_POOL_BYTES',
+    { details, retryAfterSeconds: 1 },
+  );
+}
