@@ -68,7 +68,7 @@ describe('the text', () => {
       '',
       'Needed by CUDA',
       '  ok     platform           linux x64',
-      '  ok     build              has a CUDA runtime',
+      '  ok     provider           1.29.0 in /ort',
     ]);
     const driver = lines.indexOf('  fails  driver             not found');
     expect(lines[driver + 1]).toMatch(/^ {28}Install NVIDIA's driver/);
