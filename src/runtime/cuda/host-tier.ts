@@ -5,7 +5,7 @@ import { CudaContextCache, type CachesOptions } from './context-cache.ts';
 import type { PinnedMemory } from './device.ts';
 import type { StagedFormat } from './kernel-shapes.ts';
 
-/** Bytes of rows in one slab: page-locked memory is slow to get, so slabs are kept and used again. */
+/** Bytes of rows in one slab. Page-locked memory is slow to get: slabs are kept and used again. */
 const slabBytes = 64 * 1024 * 1024;
 const piecesBytes = 64 * 1024;
 const pieceNumbers = 4;
