@@ -74,7 +74,7 @@ export function probeCuda(options: CudaProbeOptions = {}): CudaProbe {
   }
   const provider = checks.some(({ name, ok }) => name === 'provider' && ok);
   const answer = sources.askNative({ libraries: cudaLibraries.map(({ file }) => file), provider });
-  checks.push(driverCheck(answer), ...libraryChecks(answer));
+  checks.push(driverCheck(answer), ...checksOfLibraries(answer));
   if (provider) checks.push(loadingCheck(answer));
   return { checks, devices: answer.driver.devices };
 }
@@ -148,7 +148,7 @@ function driverCheck({ driver }: ProbeAnswer): CudaCheck {
   return { name, ok: false, found: `${text}; ${error}`, fix };
 }
 
-function libraryChecks({ failures }: ProbeAnswer): readonly CudaCheck[] {
+function checksOfLibraries({ failures }: ProbeAnswer): readonly CudaCheck[] {
   return cudaLibraries.map((library) => {
     const { file } = library;
     const error = failures[file];
