@@ -70,6 +70,20 @@ export interface RowRange {
   readonly to?: number | undefined;
 }
 
+/** Rows [from, to) of one of a context's heads, `[layers · kvHeads]`, by rank. */
+export interface HeadRange {
+  readonly head: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Some rows of a head. */
+export interface HeadRows extends HeadPairs {
+  readonly head: number;
+  /** Rank of the first of them. */
+  readonly firstRow: number;
+}
+
 /** Why a context is not to be answered from. */
 export interface Fault {
   /** What failed and where; no stored content. */
@@ -196,6 +210,14 @@ export interface ContextStore {
    * @throws ReadonceError `not_found`, `corrupt_record`
    */
   readPairs(id: string, head: number, range?: RowRange): Iterable<HeadPairs>;
+  /**
+   * Rows of several heads, with `StoreOptions.readerThreads` if they are many. Heads come in any
+   * order, the rows of one range in rank order.
+   * @param onRows uses rows up before it returns, and reads nothing else of the store; what it
+   * throws ends the reading
+   * @throws ReadonceError `not_found`, `corrupt_record`
+   */
+  readRows(id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void): void;
   /** @throws ReadonceError `not_found`, `corrupt_record` */
   readRanking(id: string, head: number): HeadRanking;
   /** Changes what is given of the usage. Undefined if the context is not there. */

@@ -10,7 +10,9 @@ import type {
   Fault,
   GcOptions,
   HeadPairs,
+  HeadRange,
   HeadRanking,
+  HeadRows,
   ListOptions,
   ListPage,
   QuarantinedContext,
@@ -27,13 +29,14 @@ import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
 import { hasRoom, makeRoom, requireRoom } from './quota.ts';
-import { readPairs, readRanking, readTokenIds } from './reader.ts';
+import { readPairs, readRanking, readRows, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
 import { removeContext } from './remove.ts';
 import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';
 import { reserveId, type Reservation } from './reservation.ts';
 import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.ts';
+import { ReaderThreads } from './threads/reader-threads.ts';
 import { verifyContexts } from './verify.ts';
 import { writeContext } from './writer.ts';
 
@@ -57,9 +60,14 @@ export interface StoreOptions {
   readonly pieceBytes?: number;
   readonly clock?: Clock;
   readonly log?: StoreLog;
-  /** Hears of the payload bytes of each piece of pairs that is read, for metrics. */
+  /** Hears of the bytes of pairs that are read, for metrics. */
   readonly onRead?: (bytes: number) => void;
+  /** Threads that read large contexts together; default 0: the caller's reads them. */
+  readonly readerThreads?: number;
 }
+
+/** Rows from which on it is worth it to wake threads: 4 to 16 MB. */
+const manyRows = 2 ** 15;
 
 const silentLog: StoreLog = { info: () => undefined, warn: () => undefined };
 
@@ -84,6 +92,7 @@ class LmdbStore implements ContextStore {
   readonly #maxBytes: number | undefined;
   readonly #onRead: (bytes: number) => void;
   readonly #recent: RecentUse;
+  readonly #threads: ReaderThreads;
 
   constructor(env: Environment, options: StoreOptions) {
     this.folder = options.folder;
@@ -94,6 +103,11 @@ class LmdbStore implements ContextStore {
     this.#maxBytes = options.maxBytes;
     this.#onRead = options.onRead ?? (() => undefined);
     this.#recent = new RecentUse(env, this.#warn);
+    this.#threads = new ReaderThreads({
+      folder: options.folder,
+      count: options.readerThreads ?? 0,
+      onError: (error) => this.#log.warn({ err: error }, 'reads contexts with one thread only'),
+    });
   }
 
   get(id: string): StoredContext | undefined {
@@ -152,6 +166,16 @@ class LmdbStore implements ContextStore {
 
   readPairs(id: string, head: number, range: RowRange = {}): Iterable<HeadPairs> {
     return readPairs(this.#env, { id, head, range }, this.#onRead);
+  }
+
+  readRows(id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void): void {
+    const take = (rows: HeadRows): void => {
+      this.#onRead(rows.keys.byteLength + rows.values.byteLength);
+      onRows(rows);
+    };
+    const rows = ranges.reduce((sum, { from, to }) => sum + to - from, 0);
+    if (rows >= manyRows && this.#threads.isReady) this.#threads.read(id, ranges, take);
+    else readRows(this.#env, { id, ranges }, take);
   }
 
   readRanking(id: string, head: number): HeadRanking {
@@ -219,6 +243,7 @@ class LmdbStore implements ContextStore {
 
   async close(): Promise<void> {
     this.#recent.flush();
+    await this.#threads.close();
     await this.#env.close();
   }
 

@@ -54,19 +54,17 @@ export function fillRows(
   { cache, from }: { readonly cache: ContextCache; readonly from: Uint32Array | undefined },
 ): void {
   const precision = resolvePrecision(record.compression.precision);
-  let hasRead = false;
-  for (const [head, to] of cache.lengths.entries()) {
-    const first = from?.[head] ?? 0;
-    if (first >= to) continue;
-    hasRead = true;
-    let row = first;
-    for (const piece of store.readPairs(record.id, head, { from: first, to })) {
-      cache.write(head, row, piece, precision);
-      row += piece.rows;
-    }
-    assert(row === to, `expected the rows up to ${to} but got those up to ${row}`);
-  }
-  if (hasRead) requireUnchanged(store, record);
+  const ranges = Array.from(cache.lengths, (to, head) => ({ head, from: from?.[head] ?? 0, to }));
+  const missing = ranges.filter((range) => range.from < range.to);
+  if (missing.length === 0) return;
+  let rows = 0;
+  store.readRows(record.id, missing, (piece) => {
+    cache.write(piece.head, piece.firstRow, piece, precision);
+    rows += piece.rows;
+  });
+  const expected = missing.reduce((sum, range) => sum + range.to - range.from, 0);
+  assert(rows === expected, `expected ${expected} rows but got ${rows}`);
+  requireUnchanged(store, record);
 }
 
 /**

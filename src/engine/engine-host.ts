@@ -38,6 +38,11 @@ type EngineLimits = Pick<
   'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
 >;
 
+/** On small machines the cores have better to do than to wait for a disk. */
+const coresOfReader = 4;
+/** What these read is more than a thread takes from them. */
+const mostReaders = 4;
+
 /** What an engine process does, without the process: owns the model and the loaded contexts. */
 export class EngineHost {
   readonly #checkpoint: Checkpoint;
@@ -102,6 +107,7 @@ export class EngineHost {
       folder: options.storeFolder,
       maxBytes: options.storeMaxBytes,
       log: logger,
+      readerThreads: Math.min(mostReaders, Math.floor(availableParallelism() / coresOfReader)),
     });
     try {
       // An engine that died leaves its work half-done, and its server may live on.

@@ -84,6 +84,8 @@ export class FakeStore implements ContextStore {
 
   *readPairs(_id: string, _head: number): Iterable<HeadPairs> {}
 
+  readRows(): void {}
+
   readRanking(id: string, head: number): HeadRanking {
     const ranking = this.#rankings.get(id)?.[head];
     if (ranking === undefined) throw new ReadonceError('not_found', 'No such ranking.');

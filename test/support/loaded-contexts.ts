@@ -6,7 +6,7 @@ import {
   type LoadRequest,
 } from '../../src/engine/loaded-contexts.ts';
 import type { ContextCache, Runtime } from '../../src/runtime/runtime.ts';
-import type { ContextStore, HeadPairs } from '../../storage/context-store.ts';
+import type { ContextStore, HeadRange, HeadRows } from '../../storage/context-store.ts';
 import { TestEngine } from './engine.ts';
 import { forwardAlone } from './ragged.ts';
 import { randomCheckpoint, type RandomCheckpoint } from './random-checkpoint.ts';
@@ -66,19 +66,16 @@ export class LoadedBench {
     const watched = { rows: 0, failing: false };
     const store = new Proxy<ContextStore>(this.engine.store, {
       get(target, name) {
-        if (name !== 'readPairs') return Reflect.get(target, name).bind(target);
-        return (...args: Parameters<ContextStore['readPairs']>) => {
+        if (name !== 'readRows') return Reflect.get(target, name).bind(target);
+        return (id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void) => {
           if (watched.failing) throw new ReadonceError('corrupt_record', 'Checksum differs.');
-          return counted(target.readPairs(...args));
+          target.readRows(id, ranges, (rows) => {
+            watched.rows += rows.rows;
+            onRows(rows);
+          });
         };
       },
     });
-    function* counted(pieces: Iterable<HeadPairs>): Generator<HeadPairs> {
-      for (const piece of pieces) {
-        watched.rows += piece.rows;
-        yield piece;
-      }
-    }
     return Object.assign(watched, { store });
   }
 
