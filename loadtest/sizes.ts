@@ -26,7 +26,7 @@ export interface Sizes {
   readonly baselineRequests: number;
   readonly baselineClients: number;
   readonly baselineMs: number;
-  /** *clients*, of each of its two rounds. */
+  /** *clients*, of each of its rounds. */
   readonly manyClients: number;
   readonly manyRampMs: number;
   readonly manyMs: number;
