@@ -27,6 +27,10 @@ check() {
 
 check node dist/test/gpu/driver-check.js
 check node dist/test/gpu/runtime-check.js "${1:-reader-mini}"
+check node dist/test/gpu/runtime-check.js "${1:-reader-mini}" int8
+check node dist/test/gpu/runtime-check.js random-llama
+check node dist/test/gpu/runtime-check.js random-qwen
+check node dist/test/gpu/runtime-check.js random-qwen int8
 check python3 test/gpu/check.py
 echo "$passed passed, $failed failed"
 ((failed == 0))
