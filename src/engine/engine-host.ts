@@ -30,6 +30,7 @@ import type {
   Ingested,
   SessionRequest,
 } from './protocol.ts';
+import { readerThreads } from './reader-threads.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sessions } from './sessions.ts';
 
@@ -37,11 +38,6 @@ type EngineLimits = Pick<
   EngineOptions,
   'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
 >;
-
-/** On small machines the cores have better to do than to wait for a disk. */
-const coresOfReader = 4;
-/** What these read is more than a thread takes from them. */
-const mostReaders = 4;
 
 /** What an engine process does, without the process: owns the model and the loaded contexts. */
 export class EngineHost {
@@ -107,7 +103,7 @@ export class EngineHost {
       folder: options.storeFolder,
       maxBytes: options.storeMaxBytes,
       log: logger,
-      readerThreads: Math.min(mostReaders, Math.floor(availableParallelism() / coresOfReader)),
+      readerThreads: readerThreads(),
     });
     try {
       // An engine that died leaves its work half-done, and its server may live on.

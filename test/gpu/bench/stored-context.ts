@@ -1,12 +1,14 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, fsyncSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { defined } from '../../../src/core/assert.ts';
 import type { ContextRecord } from '../../../src/core/context.ts';
 import type { KvLayout } from '../../../src/core/kv-layout.ts';
 import type { ContextCache, Runtime } from '../../../src/runtime/runtime.ts';
 import { contextLengths, fillRows } from '../../../src/engine/context-rows.ts';
 import type { ContextStore, ContextWrite } from '../../../storage/context-store.ts';
+import { readerThreads } from '../../../src/engine/reader-threads.ts';
 import { openContextStore } from '../../../storage/open-store.ts';
 import { keptRatio, prefixTokens, type Bench } from './bench.ts';
 import { randomIds, raggedLengths, totalRows } from './documents.ts';
@@ -17,6 +19,8 @@ const contextId = `ctx_${'5'.repeat(40)}`;
 const familyId = `fam_${'5'.repeat(40)}`;
 /** Random numbers that rows are taken from, longer than a head's rows. */
 const noiseBytes = 64 * 1024 * 1024;
+/** Ample for threads to start. */
+const threadsMs = 1000;
 /** Bytes of one read of the plain file. */
 const readBytes = 1024 * 1024;
 
@@ -37,7 +41,7 @@ export class StoredContextFiles {
   /** Writes both, durably. */
   static async make(bench: Bench): Promise<StoredContextFiles> {
     const folder = mkdtempSync(join(bench.folder, 'context-'));
-    const store = await openContextStore({ folder: join(folder, 'store') });
+    const store = await openStore(join(folder, 'store'));
     const write = contextWrite(bench);
     await store.write(write);
     const rowBytes = write.encodedBytes(1);
@@ -83,13 +87,20 @@ export class StoredContextFiles {
         stdio: 'ignore',
       });
     }
-    this.#store = await openContextStore({ folder: join(this.#folder, 'store') });
+    this.#store = await openStore(join(this.#folder, 'store'));
   }
 
   async remove(): Promise<void> {
     await this.#store.close();
     rmSync(this.#folder, { recursive: true, force: true });
   }
+}
+
+/** A store as the engine has it, when its threads are there. */
+async function openStore(folder: string): Promise<ContextStore> {
+  const store = await openContextStore({ folder, readerThreads: readerThreads() });
+  await sleep(threadsMs);
+  return store;
 }
 
 /** Random float16 rows in the lengths that a document leaves at 0.3. */
