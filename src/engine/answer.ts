@@ -106,14 +106,12 @@ class AnswerRun {
   }
 
   async askSession({ sessionId }: SourceOf<'session'>): Promise<EngineAnswer> {
-    const { sessions, queue } = this.#dependencies;
+    const { sessions } = this.#dependencies;
     const { record, view } = sessions.get(sessionId);
+    const converse = (): Promise<EngineAnswer> =>
+      sessions.converse(sessionId, (conversation) => this.#converse(conversation));
     try {
-      return await queue.run(
-        sessionId,
-        () => sessions.converse(sessionId, (conversation) => this.#converse(conversation)),
-        this.#call.signal,
-      );
+      return await sessions.asked(sessionId, () => this.#inTurn(sessionId, converse));
     } catch (error) {
       if (!this.#call.signal.aborted || error !== this.#call.signal.reason) throw error;
       const ground = storedGround(record, view.keepRatio, nothingDecoded.pendingIds);
@@ -135,7 +133,7 @@ class AnswerRun {
     const ground = { ...storedGround(record, keepRatio, ids), startPosition };
     const heldRows = tail.length;
     return this.#admitted(record.id, ground, async () => {
-      const context = await this.#acquire(record, ground, heldRows);
+      const context = await this.#acquire(record, ground, tail.sizeBytes);
       let keptRows = heldRows;
       try {
         const decoded = await this.#decode(context, tail, ground);
@@ -250,12 +248,15 @@ class AnswerRun {
     this.#startedMs ??= this.#dependencies.clock.monotonicMs();
   }
 
-  /** Takes the context, waiting for memory that other queries hold. */
-  #acquire(record: ContextRecord, ground: Ground, heldRows = 0): Promise<LoadedContext> {
+  /**
+   * Takes the context, waiting for memory that other queries hold. What is parked stays held until
+   * the answer's end, so that room is needed for new rows only.
+   */
+  #acquire(record: ContextRecord, ground: Ground, parkedBytes = 0): Promise<LoadedContext> {
     const { scheduler, clock, loaded } = this.#dependencies;
     const { signal, query } = this.#call;
-    const tailTokens = heldRows + ground.ids.length + query.sampling.maxTokens;
-    const request = { record, keepRatio: ground.keepRatio, tailTokens };
+    const tailTokens = ground.ids.length + query.sampling.maxTokens;
+    const request = { record, keepRatio: ground.keepRatio, tailTokens, parkedBytes };
     const acquire = (): LoadedContext => {
       this.#start();
       const startedMs = clock.monotonicMs();
