@@ -195,7 +195,7 @@ export class EngineHost {
 
   #read(documentCall: IngestCall): Promise<Ingested> {
     return this.#queue.run(
-      readingQueue,
+      { key: readingQueue, tenant: documentCall.request.tenant },
       async () => {
         // What this one waited for may have been the same document with more pairs.
         const late = await this.#derive(documentCall);

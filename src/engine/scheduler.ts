@@ -10,6 +10,8 @@ export interface Asker {
   readonly tenant: string;
   /** What the query is asked of. */
   readonly contextId: string;
+  /** How long it may still wait; default `maxWaitMs`, which is how long it may in all. */
+  readonly leftMs?: number;
 }
 
 /** How much runs and waits at once. */
@@ -181,7 +183,8 @@ export class Scheduler implements Closeable {
       this.#queued.push(queued);
     });
     const patience = new AbortController();
-    const timer = setTimeout(() => patience.abort(waitedTooLong(maxWaitMs)), maxWaitMs);
+    const { leftMs = maxWaitMs } = asker;
+    const timer = setTimeout(() => patience.abort(waitedTooLong(maxWaitMs)), leftMs);
     try {
       await untilAborted(entered, AbortSignal.any([signal, patience.signal]));
     } catch (error) {
@@ -205,7 +208,7 @@ export class Scheduler implements Closeable {
 
   #admitNext(): void {
     if (this.#isClosed || this.#running.length >= this.#options.maxRunning) return;
-    const runningOf = (key: keyof Asker, asker: Asker): number =>
+    const runningOf = (key: 'tenant' | 'contextId', asker: Asker): number =>
       this.#running.filter((running) => running[key] === asker[key]).length;
     let best: { readonly index: number; readonly load: readonly [number, number] } | undefined;
     for (const [index, { asker }] of this.#queued.entries()) {
