@@ -82,8 +82,8 @@ const shortenedTo = [1 / 2, 1 / 4, 1 / 8];
  * on a context share it. A query at a smaller keepRatio than is loaded sees fewer rows; one at a
  * larger keepRatio has the missing rows read. When the pool is full, contexts give way from the
  * least recently used one on: each is shortened by as much as is needed, or dropped. Those in use
- * never are: where these leave no room, idle sessions are ended for the memory that they have parked.
- * On a device, host memory keeps copies of what gave way.
+ * never are: where these leave no room, idle sessions are ended for what they have parked. On a
+ * device, host memory keeps copies of what gave way.
  */
 export class LoadedContexts {
   readonly #options: LoadedContextsOptions;

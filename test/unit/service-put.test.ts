@@ -115,3 +115,22 @@ test('the metrics tell ingested, reused, joined, failed and cancelled PUTs apart
   expect(counts).toEqual({ ingested: 2, reused: 1, joined: 1, failed: 1, cancelled: 1 });
   expect((await metrics.runningIngests.get()).values[0]?.value).toBe(0);
 });
+
+test('as many wait for their look-up as may wait for ingestions and answers', async () => {
+  const { service, engine } = createTestService({ maxQueuedIngests: 3, maxQueuedQueries: 40 });
+  const identify = engine.identify.bind(engine);
+  const gate = new Gate();
+  engine.identify = async (request) => {
+    await gate.opened;
+    return identify(request);
+  };
+  const puts = Array.from({ length: 43 }, () =>
+    service.put(input('text'), { wait: true, signal: never }),
+  );
+  const oneMore = service.put(input('text'), { wait: true, signal: never });
+  await expect(oneMore).rejects.toMatchObject({ code: 'overloaded' });
+  gate.open();
+  const outcomes = (await Promise.all(puts)).map(({ outcome }) => outcome);
+  expect(outcomes.filter((outcome) => outcome === 'created')).toHaveLength(1);
+  expect(engine.ingests).toBe(1);
+});
