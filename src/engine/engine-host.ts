@@ -30,6 +30,7 @@ import type {
   Ingested,
   SessionRequest,
 } from './protocol.ts';
+import { rememberTokens } from './remembered-tokens.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sessions } from './sessions.ts';
 
@@ -64,7 +65,8 @@ export class EngineHost {
     },
     options: EngineLimits,
   ) {
-    this.#checkpoint = parts.checkpoint;
+    const tokenizer = rememberTokens(parts.checkpoint.tokenizer);
+    this.#checkpoint = { ...parts.checkpoint, tokenizer };
     this.#store = parts.store;
     this.#logger = parts.logger;
     this.#runtime = parts.runtime;
@@ -137,8 +139,8 @@ export class EngineHost {
    * Names the context a document becomes, and finds it if it is stored and sound. One that is
    * damaged is quarantined, so that the PUT rebuilds it.
    */
-  async identify(request: IdentifyRequest): Promise<Identified> {
-    const document = tokenizeDocument(this.#checkpoint, request);
+  async identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
+    const document = await this.#tokenize(request, signal);
     const { id, prefixIds, documentIds } = document;
     const fault = this.#findFault(document);
     if (fault !== undefined) this.#quarantine(id, fault);
@@ -148,6 +150,11 @@ export class EngineHost {
       documentTokens: documentIds.length,
       stored: this.#store.get(id),
     };
+  }
+
+  /** Long documents take as long as steps of answers do: it is done when there is time for it. */
+  #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
+    return this.#scheduler.piece(() => tokenizeDocument(this.#checkpoint, request), signal);
   }
 
   /** Whether what is stored under a document's id fails a check, or is another document's. */
@@ -179,7 +186,7 @@ export class EngineHost {
   }
 
   async #ingest(call: Omit<IngestCall, 'document'>): Promise<Ingested> {
-    const document = tokenizeDocument(this.#checkpoint, call.request);
+    const document = await this.#tokenize(call.request, call.signal);
     const documentCall = { ...call, document };
     const derived = await this.#derive(documentCall);
     if (derived !== undefined) return derived;

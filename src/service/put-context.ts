@@ -112,7 +112,7 @@ export class PutContext {
   /** @throws the reason of `signal`, if it aborted meanwhile */
   async #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
     const identified = await this.#identifies.run(request.tenant, () =>
-      this.#deps.engine.identify(request, signal),
+      untilAborted(this.#deps.engine.identify(request, signal), signal),
     );
     signal.throwIfAborted();
     const owner = identified.stored?.record.tenant ?? request.tenant;

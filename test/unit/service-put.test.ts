@@ -124,11 +124,20 @@ test('as many wait for their look-up as may wait for ingestions and answers', as
     await gate.opened;
     return identify(request);
   };
-  const puts = Array.from({ length: 43 }, () =>
-    service.put(input('text'), { wait: true, signal: never }),
-  );
-  const oneMore = service.put(input('text'), { wait: true, signal: never });
+  const asked = { wait: true, signal: never };
+  const puts = Array.from({ length: 42 }, () => {
+    const { signal } = new AbortController();
+    return service.put(input('text'), { ...asked, signal });
+  });
+  const cancellation = new AbortController();
+  const { signal } = cancellation;
+  const givenUp = service.put(input('text'), { ...asked, signal });
+  const oneMore = service.put(input('text'), asked);
   await expect(oneMore).rejects.toMatchObject({ code: 'overloaded' });
+  // Whoever gives up makes room at once, though the engine is still at it.
+  cancellation.abort(new Error('gave up'));
+  await expect(givenUp).rejects.toThrow('gave up');
+  puts.push(service.put(input('text'), asked));
   gate.open();
   const outcomes = (await Promise.all(puts)).map(({ outcome }) => outcome);
   expect(outcomes.filter((outcome) => outcome === 'created')).toHaveLength(1);
