@@ -109,7 +109,9 @@ describe('KeyedQueue', () => {
     let late: Promise<void> | undefined;
     const early = ['a1', 'a2', 'a3', 'a4'].map((name) => ask(name));
     early.push(
-      ask('b1', () => (late = ask('d1'))),
+      ask('b1', () => {
+        late = ask('d1');
+      }),
       ask('b2'),
       ask('c1'),
     );
