@@ -152,11 +152,6 @@ export class EngineHost {
     };
   }
 
-  /** Long documents take as long as steps of answers do: it is done when there is time for it. */
-  #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
-    return this.#scheduler.piece(() => tokenizeDocument(this.#checkpoint, request), signal);
-  }
-
   /** Whether what is stored under a document's id fails a check, or is another document's. */
   #findFault(document: TokenizedDocument): Fault | undefined {
     const { id } = document;
@@ -305,6 +300,11 @@ export class EngineHost {
     if (source.kind === 'context') return source.contextId;
     if (source.kind === 'session') return this.#sessions.get(source.sessionId).record.id;
     return '';
+  }
+
+  /** Long documents take as long as steps of answers do: it is done when there is time for it. */
+  #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
+    return this.#scheduler.piece(() => tokenizeDocument(this.#checkpoint, request), signal);
   }
 
   /** Remembers a call until it settles. */
