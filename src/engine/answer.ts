@@ -22,7 +22,7 @@ export interface AnswerDependencies extends DecodeDependencies {
   readonly loaded: LoadedContexts;
   readonly sessions: Sessions;
   readonly queue: KeyedQueue;
-  /** How long a query waits for memory that others hold. */
+  /** How long a query waits from its arrival on, in all: for its turn, a place, and memory. */
   readonly maxWaitMs: number;
   /** Tokens of a prompt computed in one piece of work. */
   readonly sliceTokens: number;
@@ -106,14 +106,12 @@ class AnswerRun {
   }
 
   async askSession({ sessionId }: SourceOf<'session'>): Promise<EngineAnswer> {
-    const { sessions, queue } = this.#dependencies;
+    const { sessions } = this.#dependencies;
     const { record, view } = sessions.get(sessionId);
+    const converse = (): Promise<EngineAnswer> =>
+      sessions.converse(sessionId, (conversation) => this.#converse(conversation));
     try {
-      return await queue.run(
-        sessionId,
-        () => sessions.converse(sessionId, (conversation) => this.#converse(conversation)),
-        this.#call.signal,
-      );
+      return await sessions.asked(sessionId, () => this.#inTurn(sessionId, converse));
     } catch (error) {
       if (!this.#call.signal.aborted || error !== this.#call.signal.reason) throw error;
       const ground = storedGround(record, view.keepRatio, nothingDecoded.pendingIds);
@@ -135,7 +133,7 @@ class AnswerRun {
     const ground = { ...storedGround(record, keepRatio, ids), startPosition };
     const heldRows = tail.length;
     return this.#admitted(record.id, ground, async () => {
-      const context = await this.#acquire(record, ground, heldRows);
+      const context = await this.#acquire(record, ground, tail.sizeBytes);
       let keptRows = heldRows;
       try {
         const decoded = await this.#decode(context, tail, ground);
@@ -203,18 +201,25 @@ class AnswerRun {
 
   #admit(contextId: string): Promise<() => void> {
     const { tenant } = this.#call.query;
-    return this.#dependencies.scheduler.admit({ tenant, contextId }, this.#call.signal);
+    const asker = { tenant, contextId, leftMs: this.#leftMs() };
+    return this.#dependencies.scheduler.admit(asker, this.#call.signal);
+  }
+
+  /** What is left of the time that a query may wait, in whatever lines. */
+  #leftMs(): number {
+    const { clock, maxWaitMs } = this.#dependencies;
+    return Math.max(0, Math.ceil(this.#arrivedMs + maxWaitMs - clock.monotonicMs()));
   }
 
   /** Waits in line, but not for ever; `use` itself is not cut off. */
   async #inTurn<T>(key: string, use: () => Promise<T>): Promise<T> {
     const { queue, maxWaitMs } = this.#dependencies;
-    const { signal } = this.#call;
-    const patience = AbortSignal.timeout(maxWaitMs);
+    const { signal, query } = this.#call;
+    const patience = AbortSignal.timeout(this.#leftMs());
     let isWaiting = true;
     try {
       return await queue.run(
-        key,
+        { key, tenant: query.tenant },
         () => {
           isWaiting = false;
           return use();
@@ -250,12 +255,15 @@ class AnswerRun {
     this.#startedMs ??= this.#dependencies.clock.monotonicMs();
   }
 
-  /** Takes the context, waiting for memory that other queries hold. */
-  #acquire(record: ContextRecord, ground: Ground, heldRows = 0): Promise<LoadedContext> {
+  /**
+   * Takes the context, waiting for memory that other queries hold. What is parked stays held until
+   * the answer's end, so that room is needed for new rows only.
+   */
+  #acquire(record: ContextRecord, ground: Ground, parkedBytes = 0): Promise<LoadedContext> {
     const { scheduler, clock, loaded } = this.#dependencies;
     const { signal, query } = this.#call;
-    const tailTokens = heldRows + ground.ids.length + query.sampling.maxTokens;
-    const request = { record, keepRatio: ground.keepRatio, tailTokens };
+    const tailTokens = ground.ids.length + query.sampling.maxTokens;
+    const request = { record, keepRatio: ground.keepRatio, tailTokens, parkedBytes };
     const acquire = (): LoadedContext => {
       this.#start();
       const startedMs = clock.monotonicMs();
@@ -269,7 +277,7 @@ class AnswerRun {
 
   /** Takes memory, again whenever others gave some back, until the query has waited too long. */
   async #whenRoom<T>(take: () => Promise<T>): Promise<T> {
-    const { clock, loaded, maxWaitMs } = this.#dependencies;
+    const { loaded } = this.#dependencies;
     const { signal } = this.#call;
     for (;;) {
       try {
@@ -277,9 +285,9 @@ class AnswerRun {
         return await take();
       } catch (error) {
         const isFull = error instanceof ReadonceError && error.code === 'overloaded';
-        const leftMs = this.#arrivedMs + maxWaitMs - clock.monotonicMs();
-        if (!isFull || leftMs <= 0) throw error;
-        const patience = AbortSignal.timeout(Math.ceil(leftMs));
+        const leftMs = this.#leftMs();
+        if (!isFull || leftMs === 0) throw error;
+        const patience = AbortSignal.timeout(leftMs);
         const given = loaded.room(this.#givenBack, AbortSignal.any([signal, patience]));
         await given.catch((reason: unknown) => {
           throw patience.aborted && !signal.aborted ? error : reason;

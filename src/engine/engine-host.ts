@@ -31,6 +31,7 @@ import type {
   SessionRequest,
 } from './protocol.ts';
 import { readerThreads } from './reader-threads.ts';
+import { rememberTokens } from './remembered-tokens.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sessions } from './sessions.ts';
 
@@ -65,7 +66,8 @@ export class EngineHost {
     },
     options: EngineLimits,
   ) {
-    this.#checkpoint = parts.checkpoint;
+    const tokenizer = rememberTokens(parts.checkpoint.tokenizer);
+    this.#checkpoint = { ...parts.checkpoint, tokenizer };
     this.#store = parts.store;
     this.#logger = parts.logger;
     this.#runtime = parts.runtime;
@@ -139,8 +141,8 @@ export class EngineHost {
    * Names the context a document becomes, and finds it if it is stored and sound. One that is
    * damaged is quarantined, so that the PUT rebuilds it.
    */
-  async identify(request: IdentifyRequest): Promise<Identified> {
-    const document = tokenizeDocument(this.#checkpoint, request);
+  async identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
+    const document = await this.#tokenize(request, signal);
     const { id, prefixIds, documentIds } = document;
     const fault = this.#findFault(document);
     if (fault !== undefined) this.#quarantine(id, fault);
@@ -181,7 +183,7 @@ export class EngineHost {
   }
 
   async #ingest(call: Omit<IngestCall, 'document'>): Promise<Ingested> {
-    const document = tokenizeDocument(this.#checkpoint, call.request);
+    const document = await this.#tokenize(call.request, call.signal);
     const documentCall = { ...call, document };
     const derived = await this.#derive(documentCall);
     if (derived !== undefined) return derived;
@@ -197,7 +199,7 @@ export class EngineHost {
 
   #read(documentCall: IngestCall): Promise<Ingested> {
     return this.#queue.run(
-      readingQueue,
+      { key: readingQueue, tenant: documentCall.request.tenant },
       async () => {
         // What this one waited for may have been the same document with more pairs.
         const late = await this.#derive(documentCall);
@@ -300,6 +302,11 @@ export class EngineHost {
     if (source.kind === 'context') return source.contextId;
     if (source.kind === 'session') return this.#sessions.get(source.sessionId).record.id;
     return '';
+  }
+
+  /** Long documents take as long as steps of answers do: it is done when there is time for it. */
+  #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
+    return this.#scheduler.piece(() => tokenizeDocument(this.#checkpoint, request), signal);
   }
 
   /** Remembers a call until it settles. */

@@ -1,5 +1,6 @@
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
+import { requireStoredKeepRatio } from '../core/stored-keep-ratio.ts';
 import { resolveMethod } from '../compression/registry.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
@@ -42,13 +43,6 @@ export function usedKeepRatio(record: ContextRecord, asked: number | undefined):
         `but got ${asked}: put the document with a method that scores`,
     );
   }
-  if (asked > stored) {
-    throw new ReadonceError(
-      'invalid_argument',
-      `Expected a keepRatio of at most ${stored}, which the context was stored with, but got ` +
-        `${asked}: put the document again with a larger one`,
-      { details: { keepRatio: asked, storedKeepRatio: stored } },
-    );
-  }
+  requireStoredKeepRatio(asked, stored);
   return asked;
 }

@@ -118,7 +118,8 @@ class Ingestion {
     };
     const scores = await method.score(access);
     const budget = resolveBudget(compression.budget);
-    const kept = budget.select(scores, plan.layout, compression.keepRatio);
+    const select = (): KeptPairs => budget.select(scores, plan.layout, compression.keepRatio);
+    const kept = await this.#dependencies.scheduler.piece(select, this.#call.signal);
     return { kept, scoreMs: this.#computeMs - startMs };
   }
 

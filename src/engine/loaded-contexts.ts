@@ -1,11 +1,12 @@
 import { assert } from '../core/assert.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { headCount } from '../core/kv-layout.ts';
-import { untilAborted } from '../core/until-aborted.ts';
 import type { ContextCache, ContextView, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { contextLengths, fillRows, requireUnchanged } from './context-rows.ts';
+import { GivenBack } from './given-back.ts';
 import { HostCopies } from './host-copies.ts';
+import { IdleTails } from './idle-tails.ts';
 import { noRoom, tooLarge } from './pool-errors.ts';
 
 /** A context in memory, for one query. */
@@ -31,6 +32,8 @@ export interface LoadRequest {
   readonly keepRatio: number;
   /** Rows that the query and its answer need behind the context. */
   readonly tailTokens: number;
+  /** Bytes that the asker itself has parked, and goes on to hold; default 0. */
+  readonly parkedBytes?: number;
 }
 
 /** Where contexts are read from and held, and how much they may take. */
@@ -79,7 +82,8 @@ const shortenedTo = [1 / 2, 1 / 4, 1 / 8];
  * on a context share it. A query at a smaller keepRatio than is loaded sees fewer rows; one at a
  * larger keepRatio has the missing rows read. When the pool is full, contexts give way from the
  * least recently used one on: each is shortened by as much as is needed, or dropped. Those in use
- * never are. On a device, host memory keeps copies of what gave way.
+ * never are: where these leave no room, idle sessions are ended for what they have parked. On a
+ * device, host memory keeps copies of what gave way.
  */
 export class LoadedContexts {
   readonly #options: LoadedContextsOptions;
@@ -88,9 +92,9 @@ export class LoadedContexts {
   /** Deleted or replaced while in use: they go with their last query. */
   readonly #leaving = new Set<Entry>();
   readonly #holds = new Map<LoadedContext | Loan, Hold>();
-  readonly #waiting = new Set<() => void>();
+  readonly #idleTails = new IdleTails();
+  readonly #givenBack = new GivenBack();
   readonly #copies: HostCopies | undefined;
-  #givenBack = 0;
 
   constructor(options: LoadedContextsOptions) {
     this.#options = options;
@@ -109,10 +113,13 @@ export class LoadedContexts {
    * @throws ReadonceError `not_found`, `conflict` (deleted or replaced meanwhile),
    * `corrupt_record`, `out_of_memory`, `overloaded`
    */
-  acquire({ record, keepRatio, tailTokens }: LoadRequest): LoadedContext {
+  acquire({ record, keepRatio, tailTokens, parkedBytes = 0 }: LoadRequest): LoadedContext {
     const tailBytes = this.#rowsBytes(tailTokens * record.pairCounts.length);
     const loaded = this.#current(record);
     const lengths = loaded?.seen.get(keepRatio)?.lengths ?? this.#readLengths(record, keepRatio);
+    const { poolBytes } = this.#options;
+    const ownBytes = this.#bytesOf(lengths) + tailBytes + parkedBytes;
+    if (ownBytes > poolBytes) throw tooLarge(ownBytes, poolBytes);
     const { entry, source } = this.#hold(record, loaded, { lengths, tailBytes });
     const seen = this.#seen(entry, keepRatio, lengths);
     seen.users++;
@@ -138,6 +145,7 @@ export class LoadedContexts {
   release(held: LoadedContext | Loan): void {
     this.#giveBack(held, 0);
     this.#holds.delete(held);
+    this.#idleTails.withdraw(held);
   }
 
   /**
@@ -158,31 +166,32 @@ export class LoadedContexts {
       entry.users--;
       if (entry.users === 0 && this.#leaving.delete(entry)) entry.cache.close();
     }
-    this.#givenBack++;
-    for (const resolve of this.#waiting) resolve();
+    this.#givenBack.add();
   }
 
-  /** How often memory was given back. */
+  /** Lets others have what a session has parked, where nothing else makes room: `end` ends it. */
+  offer(parked: LoadedContext, end: () => void): void {
+    const sizeBytes = this.#holds.get(parked)?.tailBytes ?? 0;
+    this.#idleTails.offer(parked, { sizeBytes, end });
+    this.#givenBack.add();
+  }
+
+  /** Takes an offer back: the session is asked again. */
+  withdraw(parked: LoadedContext): void {
+    this.#idleTails.withdraw(parked);
+  }
+
+  /** How often memory was given back, or offered. */
   get givenBack(): number {
-    return this.#givenBack;
+    return this.#givenBack.count;
   }
 
   /**
-   * Settles when memory was given back more than `givenBack` times: whoever was refused as
-   * `overloaded` may try again.
+   * Settles when that was more often than `givenBack` times: whoever was refused as `overloaded`
+   * may try again.
    */
-  async room(givenBack: number, signal: AbortSignal): Promise<void> {
-    if (this.#givenBack > givenBack) return;
-    let resolve = (): void => undefined;
-    const given = new Promise<void>((settle) => {
-      resolve = settle;
-      this.#waiting.add(settle);
-    });
-    try {
-      await untilAborted(given, signal);
-    } finally {
-      this.#waiting.delete(resolve);
-    }
+  room(givenBack: number, signal: AbortSignal): Promise<void> {
+    return this.#givenBack.beyond(givenBack, signal);
   }
 
   /** Forgets a context that was deleted; one in use goes when it is released. */
@@ -349,9 +358,12 @@ export class LoadedContexts {
     const { poolBytes } = this.#options;
     if (bytes > poolBytes) throw tooLarge(bytes, poolBytes);
     const heldBytes = this.#bytesInUse();
-    if (heldBytes + bytes > poolBytes) throw noRoom({ bytes, poolBytes, heldBytes });
+    const isFull = heldBytes + bytes > poolBytes;
+    if (isFull && !this.#idleTails.giveBack(heldBytes + bytes - poolBytes)) {
+      throw noRoom({ bytes, poolBytes, heldBytes });
+    }
     const idle = [...this.#entries.values()].filter((entry) => entry !== kept && entry.users === 0);
-    let missingBytes = sizeOf(idle) + heldBytes + bytes - poolBytes;
+    let missingBytes = sizeOf(idle) + this.#bytesInUse() + bytes - poolBytes;
     for (const entry of idle) {
       if (missingBytes <= 0) return;
       missingBytes -= this.#giveWay(entry, missingBytes);

@@ -53,7 +53,7 @@ async function shutdown(): Promise<void> {
 async function handle(running: EngineHost, request: EngineRequest): Promise<void> {
   switch (request.op) {
     case 'identify':
-      return serve(request.requestId, () => running.identify(request.args));
+      return serve(request.requestId, (signal) => running.identify(request.args, signal));
     case 'ingest':
       return serve(request.requestId, (signal) =>
         running.ingest({

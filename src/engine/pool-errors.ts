@@ -10,7 +10,7 @@ export function tooLarge(bytes: number, poolBytes: number): ReadonceError {
   );
 }
 
-/** A pool that running queries fill. */
+/** A pool that running queries fill, with the sessions that are asked. */
 export function noRoom(details: {
   readonly bytes: number;
   readonly poolBytes: number;
@@ -18,7 +18,7 @@ export function noRoom(details: {
 }): ReadonceError {
   return new ReadonceError(
     'overloaded',
-    `Expected room for ${details.bytes} bytes in memory but running queries hold ` +
+    `Expected room for ${details.bytes} bytes in memory but queries and sessions hold ` +
       `${details.heldBytes} of ${details.poolBytes}: try again shortly, or raise ` +
       'READONCE_POOL_BYTES',
     { details, retryAfterSeconds: 1 },

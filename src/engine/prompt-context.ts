@@ -29,7 +29,10 @@ export interface ReadPrompt {
   close(): void;
 }
 
-/** Documents to be stored are read one after another, since each holds a dense cache. */
+/**
+ * Documents to be stored are read one after another, since each holds a dense cache; tenants take
+ * turns.
+ */
 export const readingQueue = 'ingestions';
 
 /** So are prompts, but beside documents: somebody waits for the answer. */

@@ -250,8 +250,9 @@ export interface Engine {
   /** What the running (or last running) engine said of itself; undefined before the first start. */
   readonly info: EngineInfo | undefined;
   /**
-   * All calls throw `engine_unavailable` (with `retryAfterSeconds`) while the engine is down or
-   * when it dies, and stop early when `signal` aborts.
+   * Names the context a document becomes, and finds it if it is stored. All calls throw
+   * `engine_unavailable` (with `retryAfterSeconds`) while the engine is down or when it dies; those
+   * that take a signal stop early when it aborts.
    */
   identify(request: IdentifyRequest, signal?: AbortSignal): Promise<Identified>;
   /**

@@ -10,6 +10,8 @@ export interface Asker {
   readonly tenant: string;
   /** What the query is asked of. */
   readonly contextId: string;
+  /** How long it may still wait; default `maxWaitMs`, which is how long it may in all. */
+  readonly leftMs?: number;
 }
 
 /** How much runs and waits at once. */
@@ -62,10 +64,16 @@ interface Queued {
  * 3. pieces of other work, as long as they have less time behind them than the round had: of
  *    loading contexts that queries wait for, then of ingestions.
  *
+ * *Failures.* Where a call of several slots fails, its slots are computed one by one, each in place
+ * of a step, and only those fail that fail alone: a tail that finds no memory ends one answer.
+ *
  * *Shares.* So a large document gets half of the device beside running answers, whatever they
  * take, and all of it when nobody asks. A piece is as long as it is; it begins if at least half of
  * it is still due, judged by the one before, and what it takes too much or too little is evened out
- * in the next rounds. Two steps are therefore never further apart than two rounds and two pieces.
+ * in the next rounds. Two steps are therefore never further apart than two rounds and two pieces,
+ * of what comes here. A piece may be long: a context is loaded in one, a document tokenised in one.
+ * What the engine's thread does beside comes on top: questions are tokenised as they come, and rows
+ * encoded and written to the store some MiB at a time.
  * What pieces did not take up is lost: who comes late cannot stop the answers to catch up.
  */
 export class Scheduler implements Closeable {
@@ -74,6 +82,8 @@ export class Scheduler implements Closeable {
   readonly #running: Asker[] = [];
   #steps: Waiting[] = [];
   readonly #questions: Waiting[] = [];
+  /** Of a call that failed: each is computed by itself, to see which of them fails. */
+  readonly #alone: Waiting[] = [];
   readonly #loads: Piece[] = [];
   readonly #pieces: Piece[] = [];
   /** Time of the last piece. */
@@ -139,7 +149,8 @@ export class Scheduler implements Closeable {
   /** Refuses what waits; the call that runs ends. */
   close(): void {
     this.#isClosed = true;
-    const waiting = [...this.#steps.splice(0), ...this.#questions.splice(0)];
+    const lines = [this.#steps, this.#questions, this.#alone];
+    const waiting = lines.flatMap((line) => line.splice(0));
     for (const { reject } of waiting) reject(closing());
     const pieces = [...this.#loads.splice(0), ...this.#pieces.splice(0)];
     for (const { refuse } of pieces) refuse(closing());
@@ -175,7 +186,8 @@ export class Scheduler implements Closeable {
       this.#queued.push(queued);
     });
     const patience = new AbortController();
-    const timer = setTimeout(() => patience.abort(waitedTooLong(maxWaitMs)), maxWaitMs);
+    const { leftMs = maxWaitMs } = asker;
+    const timer = setTimeout(() => patience.abort(waitedTooLong(maxWaitMs)), leftMs);
     try {
       await untilAborted(entered, AbortSignal.any([signal, patience.signal]));
     } catch (error) {
@@ -199,7 +211,7 @@ export class Scheduler implements Closeable {
 
   #admitNext(): void {
     if (this.#isClosed || this.#running.length >= this.#options.maxRunning) return;
-    const runningOf = (key: keyof Asker, asker: Asker): number =>
+    const runningOf = (key: 'tenant' | 'contextId', asker: Asker): number =>
       this.#running.filter((running) => running[key] === asker[key]).length;
     let best: { readonly index: number; readonly load: readonly [number, number] } | undefined;
     for (const [index, { asker }] of this.#queued.entries()) {
@@ -243,7 +255,8 @@ export class Scheduler implements Closeable {
   #runQueries(): boolean {
     const { clock } = this.#options;
     const startMs = clock.monotonicMs();
-    const stepped = this.#compute(this.#steps.splice(0));
+    const alone = this.#alone.splice(0, 1);
+    const stepped = this.#compute(alone.length > 0 ? alone : this.#steps.splice(0));
     const questioned = this.#compute(this.#nextQuestions());
     this.#dueMs = Math.min(this.#dueMs, this.#pieceMs / 2) + clock.monotonicMs() - startMs;
     return stepped || questioned;
@@ -277,11 +290,14 @@ export class Scheduler implements Closeable {
 
   #compute(batch: readonly Waiting[]): boolean {
     if (batch.length === 0) return false;
+    const rows = batch.map(({ slot }) => slot.tail.length);
     try {
       const logits = this.#options.runtime.forward(batch.map(({ slot }) => slot));
       for (const [i, { resolve }] of batch.entries()) resolve(logits[i] as Logits);
     } catch (error) {
-      for (const { reject } of batch) reject(error);
+      const isUndone = batch.every(({ slot }, i) => slot.tail.length === rows[i]);
+      if (batch.length > 1 && isUndone) this.#alone.push(...batch);
+      else for (const { reject } of batch) reject(error);
     }
     return true;
   }

@@ -44,7 +44,8 @@ const sweepMs = 30_000;
 /**
  * Conversations with stored contexts: between turns a session keeps the pairs of its own tokens,
  * beside the context and never in it. The context itself may leave memory meanwhile. Sessions end
- * with their time, their context, or the engine.
+ * with their time, their context, or the engine; and idle ones when memory is short, the least
+ * recently used one first.
  */
 export class Sessions implements Closeable {
   readonly #options: SessionsOptions;
@@ -77,16 +78,31 @@ export class Sessions implements Closeable {
     return { record: session.record, view: session.view() };
   }
 
-  /** Lets one query use a session; callers queue for it. @throws ReadonceError `not_found` */
+  /**
+   * Runs what asks a session, waiting included: meanwhile it neither expires nor gives way.
+   * @throws ReadonceError `not_found`
+   */
+  async asked<T>(id: string, ask: () => Promise<T>): Promise<T> {
+    const session = this.#find(id);
+    session.enter();
+    try {
+      return await ask();
+    } finally {
+      session.leave(() => this.#remove(session));
+      if (!session.isBusy && !this.#sessions.has(id)) session.close();
+    }
+  }
+
+  /**
+   * Lets one query use a session, within `asked`; callers queue for it.
+   * @throws ReadonceError `not_found` (it has ended meanwhile)
+   */
   async converse<T>(id: string, use: (conversation: Conversation) => Promise<T>): Promise<T> {
     const session = this.#find(id);
-    session.isBusy = true;
     try {
       return await use(session);
     } finally {
-      session.isBusy = false;
       session.touch();
-      if (!this.#sessions.has(id)) session.close();
     }
   }
 
@@ -118,11 +134,11 @@ export class Sessions implements Closeable {
     throw new ReadonceError(
       'not_found',
       `Expected the id of an open session but got ${id}: sessions end with their time, their ` +
-        'context or the engine; open another',
+        'context or the engine, or when memory is short; open another',
     );
   }
 
-  /** One that is asked just now goes when it has answered. */
+  /** One that is asked just now goes when nobody asks it any more. */
   #remove(session: Session): void {
     this.#sessions.delete(session.id);
     if (!session.isBusy) session.close();
@@ -142,13 +158,14 @@ class Session implements Conversation, Closeable {
   readonly keepRatio: number;
   readonly tail: Tail;
   pendingIds = new Int32Array(0);
-  isBusy = false;
   readonly #request: SessionToOpen;
   readonly #loaded: LoadedContexts;
   readonly #clock: Clock;
   readonly #createdAtMs: number;
   #lastUsedAtMs: number;
   #turns = 0;
+  /** Queries that ask it, or wait to. */
+  #asking = 0;
   #hold: LoadedContext | undefined;
 
   constructor(
@@ -169,6 +186,10 @@ class Session implements Conversation, Closeable {
     return this.#request.tenant;
   }
 
+  get isBusy(): boolean {
+    return this.#asking > 0;
+  }
+
   get expiresAtMs(): number {
     return this.#lastUsedAtMs + this.#request.ttlMs;
   }
@@ -185,6 +206,17 @@ class Session implements Conversation, Closeable {
 
   touch(): void {
     this.#lastUsedAtMs = this.#clock.nowMs();
+  }
+
+  enter(): void {
+    this.#asking++;
+    if (this.#hold !== undefined) this.#loaded.withdraw(this.#hold);
+  }
+
+  /** Once nobody asks, others may have its memory: `end` ends it. */
+  leave(end: () => void): void {
+    this.#asking--;
+    if (!this.isBusy && this.#hold !== undefined) this.#loaded.offer(this.#hold, end);
   }
 
   view(): EngineSession {

@@ -212,7 +212,7 @@ export interface Runtime {
    * Tails are distinct, contexts need not be. Several slots are either a step, one token each
    * behind tails that have some, or begin their tails with at most `firstTokens` each. On a CPU a
    * slot's result does not depend on the others, to the last bit; on a GPU its last bits may
-   * (docs/adr/0011-device-memory-in-blocks.md).
+   * (docs/adr/0011-device-memory-in-blocks.md). A call that fails has appended to no tail.
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];

@@ -1,15 +1,13 @@
 /**
  * Bounds on what the service holds at once. Past a bound, requests are refused as `overloaded`.
  * Where nothing else is said, a tenant may take half of the places; one more is refused as
- * `rate_limited`.
+ * `rate_limited`. The four of ingestions and queries can be configured.
  */
 export interface ServiceLimits {
   /** Ingestions running or queued. Each holds its document in memory until it is done. */
   readonly maxQueuedIngests: number;
   /** Of these, of one tenant. */
   readonly maxTenantIngests: number;
-  /** Documents being identified (tokenised and looked up) at once. */
-  readonly maxIdentifies: number;
   /** Queries running or queued; and as many sessions being opened. */
   readonly maxQueuedQueries: number;
   /** Of these, of one tenant. */
@@ -33,7 +31,6 @@ export interface ServiceLimits {
 export const defaultServiceLimits: ServiceLimits = {
   maxQueuedIngests: 64,
   maxTenantIngests: 16,
-  maxIdentifies: 32,
   maxQueuedQueries: 256,
   maxTenantQueries: 64,
   maxImports: 2,

@@ -61,11 +61,13 @@ export class PutContext {
   readonly #salts: TenantSalts;
 
   constructor(deps: ServiceDeps, ingestions: Ingestions, salts: TenantSalts) {
-    const { maxIdentifies, maxQueuedIngests, maxTenantIngests } = deps.limits;
+    const { maxQueuedIngests, maxTenantIngests, maxQueuedQueries } = deps.limits;
     this.#deps = deps;
     this.#ingestions = ingestions;
     this.#salts = salts;
-    this.#identifies = new Admission('documents being identified', { all: maxIdentifies });
+    // Whoever may wait for an ingestion or an answer may wait for this, which comes before both.
+    const all = maxQueuedIngests + maxQueuedQueries;
+    this.#identifies = new Admission('documents being identified', { all });
     this.#places = new Admission('queued ingestions', {
       all: maxQueuedIngests,
       each: maxTenantIngests,
@@ -110,7 +112,7 @@ export class PutContext {
   /** @throws the reason of `signal`, if it aborted meanwhile */
   async #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
     const identified = await this.#identifies.run(request.tenant, () =>
-      this.#deps.engine.identify(request, signal),
+      untilAborted(this.#deps.engine.identify(request, signal), signal),
     );
     signal.throwIfAborted();
     const owner = identified.stored?.record.tenant ?? request.tenant;

@@ -1,5 +1,6 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import type { StoredContext } from '../core/context.ts';
+import { requireStoredKeepRatio } from '../core/stored-keep-ratio.ts';
 import type {
   ChatMessage,
   EngineAnswer,
@@ -11,7 +12,6 @@ import { Admission } from './admission.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import type { ContextRef } from './context-ref.ts';
 import type { ServiceDeps } from './deps.ts';
-import { invalidArgument } from './invalid-argument.ts';
 import { questionTurns, type Question } from './turns.ts';
 
 /** What holds where a query says nothing; the seed is drawn anew. */
@@ -129,7 +129,9 @@ export class Queries {
       this.#observe(answer);
       return { id: `ans_${randomBytes(16).toString('hex')}`, object: 'answer', ...answer };
     } catch (error) {
-      metrics.queries.inc({ outcome: 'failed' });
+      // A client that left before the engine was asked has no answer to say so.
+      const hasLeft = signal.aborted && error === signal.reason;
+      metrics.queries.inc({ outcome: hasLeft ? 'cancelled' : 'failed' });
       throw error;
     } finally {
       leave();
@@ -151,13 +153,7 @@ export class Queries {
 
 /** @throws ReadonceError `invalid_argument` if a context holds less than is asked of it */
 export function checkKeepRatio(keepRatio: number | undefined, { record }: StoredContext): void {
-  const stored = record.compression.keepRatio;
-  if (keepRatio === undefined || keepRatio <= stored) return;
-  throw invalidArgument(
-    'keepRatio',
-    `Expected at most ${stored}, what the context was stored with, for keepRatio but got ` +
-      `${keepRatio}. Put the document again with a larger keepRatio to keep more.`,
-  );
+  if (keepRatio !== undefined) requireStoredKeepRatio(keepRatio, record.compression.keepRatio);
 }
 
 function sampling(input: SamplingRequest): SamplingOptions {

@@ -180,7 +180,7 @@ function ended(): ReadonceError {
   return new ReadonceError(
     'not_found',
     'Expected the id of an open session but got one that is unknown or has ended: sessions end ' +
-      'with their time, their context or the engine. Open a new one with ' +
+      'with their time, their context or the engine, or when memory is short. Open a new one with ' +
       'POST /contexts/{id}/sessions.',
   );
 }

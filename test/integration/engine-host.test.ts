@@ -105,6 +105,13 @@ describe('the device', () => {
   });
 });
 
+it('does not identify a document for who has given up by then', async () => {
+  const cancellation = new AbortController();
+  const identified = host.identify(ingestRequest(document), cancellation.signal);
+  cancellation.abort(new Error('gave up'));
+  await expect(identified).rejects.toThrow('gave up');
+});
+
 describe('a damaged context', () => {
   it('fails its query, and is rebuilt by the next PUT', async () => {
     const { record } = await ingest();
@@ -113,17 +120,19 @@ describe('a damaged context', () => {
     damage('segments', record.id);
     await expect(ask(record.id)).rejects.toMatchObject({ code: 'corrupt_record' });
     await expect(ask(record.id)).rejects.toMatchObject({ code: 'not_found' });
-    const identified = await host.identify(ingestRequest(document));
+    const identified = await host.identify(ingestRequest(document), signal);
     expect(identified).toMatchObject({ id: record.id, stored: undefined });
     await ingest();
     expect((await ask(record.id)).answer).toBe(expected.answer);
-    expect((await host.identify(ingestRequest(document))).stored?.record.id).toBe(record.id);
+    expect((await host.identify(ingestRequest(document), signal)).stored?.record.id).toBe(
+      record.id,
+    );
   });
 
   it.each(['tokens', 'catalogue'] as const)('is found by a PUT in its %s', async (table) => {
     const { record } = await ingest();
     damage(table, record.id);
-    const identified = await host.identify(ingestRequest(document));
+    const identified = await host.identify(ingestRequest(document), signal);
     expect(identified).toMatchObject({ id: record.id, stored: undefined });
     await expect(ingest()).resolves.toMatchObject({ record: { id: record.id } });
     await expect(ask(record.id)).resolves.toMatchObject({
@@ -147,7 +156,7 @@ describe('a document that is stored with more pairs', () => {
     expect(answer.answer).toBe(expected.answer);
     expect(answer.cache.pairs).toBe(expected.cache.pairs);
     const request = ingestRequest(text, { compression: { keepRatio: 0.2 } });
-    expect((await host.identify(request)).stored?.record.id).toBe(id);
+    expect((await host.identify(request, signal)).stored?.record.id).toBe(id);
   });
 
   it('is derived though the other one is still being ingested', async () => {
@@ -162,7 +171,7 @@ describe('a document that is stored with more pairs', () => {
     damage('segments', stored.record.id);
     const again = await put(text, { keepRatio: 0.2 });
     expect(again.derived).toBe(false);
-    expect((await host.identify(ingestRequest(text))).stored).toBeUndefined();
+    expect((await host.identify(ingestRequest(text), signal)).stored).toBeUndefined();
   });
 });
 

@@ -21,6 +21,10 @@ export class FakeDevice {
   readonly done: (readonly number[] | 'piece')[] = [];
   callMs = 10;
   error: Error | undefined;
+  /** Tokens that cannot be computed, and fail the call that they are in. */
+  readonly bad = new Set<number>();
+  /** Slots of a failing call whose tails get their rows nevertheless. */
+  appendedByFailing = 0;
   #nowMs = 0;
 
   readonly clock = { nowMs: () => this.#nowMs, monotonicMs: () => this.#nowMs };
@@ -29,6 +33,12 @@ export class FakeDevice {
       if (this.error !== undefined) throw this.error;
       this.done.push(slots.map(({ ids }) => ids.length));
       this.#nowMs += this.callMs;
+      if (slots.some(({ ids }) => this.bad.has(ids[0] ?? NaN))) {
+        for (const { tail, ids } of slots.slice(0, this.appendedByFailing)) {
+          if (tail instanceof CountingTail) tail.length += ids.length;
+        }
+        throw new Error('a bad token');
+      }
       return slots.map(({ tail, ids }) => {
         if (tail instanceof CountingTail) tail.length += ids.length;
         return floatLogits(Float32Array.of(ids[0] ?? NaN));

@@ -8,7 +8,7 @@ const { signal } = new AbortController();
 function hold(queue: KeyedQueue, key: string, order: string[], name: string) {
   const gate = new Gate();
   const run = queue.run(
-    key,
+    { key, tenant: '' },
     async () => {
       order.push(name);
       await gate.opened;
@@ -52,8 +52,12 @@ describe('KeyedQueue', () => {
 
   it('goes on after a failure', async () => {
     const queue = new KeyedQueue();
-    const failing = queue.run('key', () => Promise.reject(new Error('broken')), signal);
-    const next = queue.run('key', () => Promise.resolve('well'), signal);
+    const failing = queue.run(
+      { key: 'key', tenant: '' },
+      () => Promise.reject(new Error('broken')),
+      signal,
+    );
+    const next = queue.run({ key: 'key', tenant: '' }, () => Promise.resolve('well'), signal);
     await expect(failing).rejects.toThrow('broken');
     await expect(next).resolves.toBe('well');
   });
@@ -63,7 +67,11 @@ describe('KeyedQueue', () => {
     const order: string[] = [];
     const first = hold(queue, 'key', order, 'first');
     const impatient = new AbortController();
-    const left = queue.run('key', async () => order.push('left'), impatient.signal);
+    const left = queue.run(
+      { key: 'key', tenant: '' },
+      async () => order.push('left'),
+      impatient.signal,
+    );
     const last = hold(queue, 'key', order, 'last');
     await settle();
     impatient.abort(new Error('gave up'));
@@ -80,8 +88,35 @@ describe('KeyedQueue', () => {
     const queue = new KeyedQueue();
     const order: string[] = [];
     const aborted = AbortSignal.abort(new Error('gave up'));
-    const run = queue.run('key', async () => order.push('run'), aborted);
+    const run = queue.run({ key: 'key', tenant: '' }, async () => order.push('run'), aborted);
     await expect(run).rejects.toThrow('gave up');
     expect(order).toEqual([]);
+  });
+
+  it('lets tenants take turns, whoever came first, and each in its own order', async () => {
+    const queue = new KeyedQueue();
+    const order: string[] = [];
+    const ask = (name: string, during?: () => void): Promise<void> =>
+      queue.run(
+        { key: 'key', tenant: name.slice(0, 1) },
+        async () => {
+          order.push(name);
+          during?.();
+          await settle();
+        },
+        signal,
+      );
+    let late: Promise<void> | undefined;
+    const early = ['a1', 'a2', 'a3', 'a4'].map((name) => ask(name));
+    early.push(
+      ask('b1', () => {
+        late = ask('d1');
+      }),
+      ask('b2'),
+      ask('c1'),
+    );
+    await Promise.all(early);
+    await late;
+    expect(order).toEqual(['a1', 'b1', 'c1', 'd1', 'a2', 'b2', 'a3', 'a4']);
   });
 });

@@ -63,7 +63,7 @@ describe('steps', () => {
     expect(logits.map((each) => each.values()[0])).toEqual([7, 8, 9]);
   });
 
-  it('that fail do so for all answers of the call, and not for later ones', async () => {
+  it('that fail do so for all answers that fail alone, and not for later ones', async () => {
     const { device, scheduler } = openScheduler();
     device.error = new Error('the device failed');
     const failed = [3, 4].map((question) => answer(scheduler, { question, steps: 1 }));
@@ -71,6 +71,54 @@ describe('steps', () => {
     expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
     device.error = undefined;
     await expect(answer(scheduler, { question: 3, steps: 1 })).resolves.toBeUndefined();
+  });
+});
+
+describe('a call that fails', () => {
+  it('is computed slot by slot, one a turn, and fails for those who fail alone', async () => {
+    const { device, scheduler } = openScheduler();
+    device.bad.add(2);
+    const order: string[] = [];
+    const asked = [1, 2, 3].map(async (id) => {
+      const tail = new CountingTail();
+      const [logits] = await Promise.allSettled([scheduler.forward(slot(tail, 5, id))]);
+      order.push(`${id} ${logits.status} after ${device.done.length} calls`);
+      if (logits.status === 'rejected') return NaN;
+      await scheduler.forward(slot(tail, 1, id));
+      return logits.value.values()[0];
+    });
+    expect(await Promise.all(asked)).toEqual([1, NaN, 3]);
+    // Logits last for one more call: answers look at them after each.
+    expect(order).toEqual([
+      '1 fulfilled after 2 calls',
+      '2 rejected after 3 calls',
+      '3 fulfilled after 4 calls',
+    ]);
+    expect(device.done).toEqual([[5, 5, 5], [5], [5], [5], [1, 1]]);
+  });
+
+  it('fails for all of them if tails have grown: nobody is computed twice', async () => {
+    const { device, scheduler } = openScheduler();
+    device.bad.add(2);
+    device.appendedByFailing = 1;
+    const asked = [1, 2].map((id) => scheduler.forward(slot(new CountingTail(), 5, id)));
+    const outcomes = await Promise.allSettled(asked);
+    expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+    expect(device.done).toEqual([[5, 5]]);
+  });
+
+  it('refuses who is to be computed alone when the engine closes', async () => {
+    const { device, scheduler } = openScheduler();
+    device.bad.add(2);
+    const asked = [1, 2, 3].map((id) => scheduler.forward(slot(new CountingTail(), 5, id)));
+    const closed = asked[0]?.then(() => scheduler.close());
+    const outcomes = await Promise.allSettled(asked);
+    await closed;
+    expect(outcomes).toMatchObject([
+      { status: 'fulfilled' },
+      { reason: { code: 'engine_unavailable' } },
+      { reason: { code: 'engine_unavailable' } },
+    ]);
   });
 });
 

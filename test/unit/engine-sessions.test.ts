@@ -203,7 +203,7 @@ describe('a session', () => {
       engine.sessions.end(session.id);
       cancellation.abort();
       await expect(outcomes).resolves.toMatchObject([
-        { reason: { code: 'not_found' } },
+        { value: { finishReason: 'length' } },
         { value: { finishReason: 'cancelled', cache: { keepRatio: 0.3 } } },
       ]);
     });

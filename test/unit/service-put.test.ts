@@ -115,3 +115,31 @@ test('the metrics tell ingested, reused, joined, failed and cancelled PUTs apart
   expect(counts).toEqual({ ingested: 2, reused: 1, joined: 1, failed: 1, cancelled: 1 });
   expect((await metrics.runningIngests.get()).values[0]?.value).toBe(0);
 });
+
+test('as many wait for their look-up as may wait for ingestions and answers', async () => {
+  const { service, engine } = createTestService({ maxQueuedIngests: 3, maxQueuedQueries: 40 });
+  const identify = engine.identify.bind(engine);
+  const gate = new Gate();
+  engine.identify = async (request) => {
+    await gate.opened;
+    return identify(request);
+  };
+  const asked = { wait: true, signal: never };
+  const puts = Array.from({ length: 42 }, () => {
+    const { signal } = new AbortController();
+    return service.put(input('text'), { ...asked, signal });
+  });
+  const cancellation = new AbortController();
+  const { signal } = cancellation;
+  const givenUp = service.put(input('text'), { ...asked, signal });
+  const oneMore = service.put(input('text'), asked);
+  await expect(oneMore).rejects.toMatchObject({ code: 'overloaded' });
+  // Whoever gives up makes room at once, though the engine is still at it.
+  cancellation.abort(new Error('gave up'));
+  await expect(givenUp).rejects.toThrow('gave up');
+  puts.push(service.put(input('text'), asked));
+  gate.open();
+  const outcomes = (await Promise.all(puts)).map(({ outcome }) => outcome);
+  expect(outcomes.filter((outcome) => outcome === 'created')).toHaveLength(1);
+  expect(engine.ingests).toBe(1);
+});

@@ -43,7 +43,10 @@ test('a smaller keepRatio is passed on, the stored one too, a larger one refused
     { keepRatio: 0.2 },
     { keepRatio: 0.3 },
   ]);
-  await expect(ask({ keepRatio: 0.31 })).rejects.toMatchObject({ code: 'invalid_argument' });
+  await expect(ask({ keepRatio: 0.31 })).rejects.toMatchObject({
+    code: 'invalid_argument',
+    details: { path: 'keepRatio', keepRatio: 0.31, storedKeepRatio: 0.3 },
+  });
 });
 
 test('a failed query gives its place back', async () => {
@@ -52,6 +55,18 @@ test('a failed query gives its place back', async () => {
   await expect(ask({})).rejects.toThrow('memory');
   engine.queryFailure = undefined;
   await expect(ask({})).resolves.toMatchObject({ answer: 'q' });
+});
+
+test('a client that leaves before the engine is asked has cancelled, not failed', async () => {
+  const { service, engine, metrics, id } = await readyService();
+  engine.query = (_request, _onText, signal) => Promise.reject(signal?.reason as Error);
+  const reason = new Error('the client left');
+  const options = { arrivedAtMs: performance.now(), onText: () => undefined };
+  const ref = { tenant: '', id };
+  const asked = service.queries.query(ref, { query: 'q' }, options, AbortSignal.abort(reason));
+  await expect(asked).rejects.toBe(reason);
+  const { values } = await metrics.queries.get();
+  expect(values).toMatchObject([{ labels: { outcome: 'cancelled' }, value: 1 }]);
 });
 
 test('a query notes the use of its context', async () => {

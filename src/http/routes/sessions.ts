@@ -26,7 +26,7 @@ function registerOpen(app: App, { service, limits }: AppDeps): void {
     summary: 'Open a session with a stored context',
     description:
       'A session keeps its conversation in memory, so that each question is computed once. It ' +
-      'ends with its time, its context or the engine.',
+      'ends with its time, its context or the engine, or, while it is idle, when memory is short.',
     tags,
     middleware: [readBody({ mediaTypes, maxBytes: limits.maxBodyBytes, optional: true })],
     request: {

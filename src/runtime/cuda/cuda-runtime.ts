@@ -4,7 +4,7 @@ import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
-import { checkTogether } from '../forward-slots.ts';
+import { appendTogether, checkTogether } from '../forward-slots.ts';
 import type {
   ContextCache,
   DenseCache,
@@ -203,11 +203,14 @@ class CudaRuntime implements Runtime {
   forward(slots: readonly ForwardSlot[]): readonly Logits[] {
     checkTogether(slots);
     this.#transfer.flush();
-    const own = slots.map(ownSlot);
+    return appendTogether(slots, () => this.#forward(slots.map(ownSlot)));
+  }
+
+  #forward(slots: readonly CudaSlot[]): readonly Logits[] {
     const logits: Logits[] = [];
     const most = mostSlotTokens(this.layout);
-    const early = own.reduce((runs, { ids }) => runs + Math.ceil(ids.length / most) - 1, 0);
-    const shortened = own.map((slot) => this.#shorten(slot));
+    const early = slots.reduce((runs, { ids }) => runs + Math.ceil(ids.length / most) - 1, 0);
+    const shortened = slots.map((slot) => this.#shorten(slot));
     const calls = [...callsOf(shortened, this.layout)];
     this.#queries.keepLogits(early + calls.length);
     for (const together of calls) logits.push(...this.#queries.run(together));

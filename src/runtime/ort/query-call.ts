@@ -78,8 +78,9 @@ export class QueryCall implements Closeable {
     const contexts = byContext(requests);
     inputs.fill(requests, contexts.flat());
     this.#compute(this.#bindContexts(contexts, inputs));
+    const logits = tails.map((tail) => inputs.logitsOf(arrangement.tails.indexOf(tail)));
     for (const { tail, ids } of slots) tail.append(ids.length);
-    return tails.map((tail) => inputs.logitsOf(arrangement.tails.indexOf(tail)));
+    return logits;
   }
 
   close(): void {
@@ -148,6 +149,7 @@ export class QueryCall implements Closeable {
   #inputsFor(shape: QueryShape): QueryInputs {
     if (this.#inputs?.fits(shape) !== true) {
       this.#inputs?.close();
+      this.#inputs = undefined;
       this.#inputs = new QueryInputs(this.#environment, shape, this.#options.config);
       this.#inputs.bind(this.#stages);
     }

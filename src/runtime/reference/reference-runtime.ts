@@ -3,7 +3,7 @@ import { assert } from '../../core/assert.ts';
 import { pairBytes } from '../../core/kv-layout.ts';
 import { kvLayout } from '../../model/config.ts';
 import { floatLogits } from '../float-logits.ts';
-import { checkTogether } from '../forward-slots.ts';
+import { appendTogether, checkTogether } from '../forward-slots.ts';
 import { hostPoolBytes } from '../host-pool-bytes.ts';
 import type { DenseCache, ForwardSlot, Logits, Runtime, ScoreSlice } from '../runtime.ts';
 import {
@@ -90,7 +90,7 @@ export function createReferenceRuntime(
     },
     forward: (slots) => {
       checkTogether(slots);
-      return slots.map((slot) => forwardSlot(decoder, slot));
+      return appendTogether(slots, () => slots.map((slot) => forwardSlot(decoder, slot)));
     },
     close: () => {},
   };

@@ -162,6 +162,23 @@ function severalRequests(subject: () => Subject): void {
     for (const { tail } of [...together, ...alone]) tail.close();
   });
 
+  it('appends to no tail in a call that fails', () => {
+    const { runtime } = subject();
+    const [good, bad, alone] = [at(make([1]), 0), at(make([1]), 0), at(make([1]), 0)];
+    const begun = bad.tail.length;
+    const slot = { ids: tokens(subject(), 1, 5), startPosition: 60 };
+    const context = { lengths: bad.context.lengths, close: () => undefined };
+    const failing = [
+      { ...good, ...slot },
+      { ...bad, ...slot, context },
+    ];
+    expect(() => runtime.forward(failing)).toThrow(AssertionError);
+    expect([good.tail.length, bad.tail.length]).toEqual([begun, begun]);
+    const expected = forwardTogether(runtime, [{ ...alone, ...slot }]);
+    expect(forwardTogether(runtime, [{ ...good, ...slot }])).toEqual(expected);
+    for (const { tail } of [good, bad, alone]) tail.close();
+  });
+
   it('refuses one tail in two slots', () => {
     const { runtime } = subject();
     const slot = { ...emptyRequest(runtime), ids: tokens(subject(), 1), startPosition: 0 };

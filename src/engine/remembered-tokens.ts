@@ -1,0 +1,32 @@
+import type { Tokenizer } from '../model/checkpoint.ts';
+
+/** A document is put, or asked, right after it was looked up: few of them are between the two. */
+const mostTexts = 8;
+
+/** Shorter texts take less time to tokenise than anybody would notice. */
+const shortestText = 1024;
+
+/**
+ * A tokenizer that remembers the tokens of the last long texts, which callers share and do not
+ * write to: a document is tokenised when it is looked up, and again when it is read.
+ */
+export function rememberTokens(tokenizer: Tokenizer): Tokenizer {
+  /** The most recently used last. */
+  const known = new Map<string, Int32Array>();
+  return {
+    encode: (text) => {
+      if (text.length < shortestText) return tokenizer.encode(text);
+      const ids = known.get(text) ?? tokenizer.encode(text);
+      known.delete(text);
+      known.set(text, ids);
+      for (const oldest of known.keys()) {
+        if (known.size <= mostTexts) break;
+        known.delete(oldest);
+      }
+      return ids;
+    },
+    decode: (ids) => tokenizer.decode(ids),
+    tokenBytes: (id) => tokenizer.tokenBytes(id),
+    longestTokenBytes: tokenizer.longestTokenBytes,
+  };
+}
