@@ -3,8 +3,8 @@ import type { Tokenizer } from '../model/checkpoint.ts';
 /** A document is put, or asked, right after it was looked up: few of them are between the two. */
 const mostTexts = 8;
 
-/** Shorter texts take less time to tokenise than anybody would notice. */
-const shortestText = 1024;
+/** Shorter texts take less time to tokenise than anybody would notice; longer ones too much room. */
+const [shortestText, longestText] = [1024, 2 ** 20];
 
 /**
  * A tokenizer that remembers the tokens of the last long texts, which callers share and do not
@@ -15,7 +15,7 @@ export function rememberTokens(tokenizer: Tokenizer): Tokenizer {
   const known = new Map<string, Int32Array>();
   return {
     encode: (text) => {
-      if (text.length < shortestText) return tokenizer.encode(text);
+      if (text.length < shortestText || text.length > longestText) return tokenizer.encode(text);
       const ids = known.get(text) ?? tokenizer.encode(text);
       known.delete(text);
       known.set(text, ids);
