@@ -90,7 +90,7 @@ export class QueryCalls implements Closeable {
     this.#options = options;
     const { gpu, layout, config } = options;
     this.#inputs = new QueryInputs(gpu, layout, mostQueryTokens);
-    this.#slots = new UnitSlots(gpu, layout);
+    this.#slots = new UnitSlots(gpu, layout, () => this.#forgetSteps());
     this.#runner = new LayerRunner({
       ...options,
       mostTokens: mostQueryTokens,
@@ -134,8 +134,7 @@ export class QueryCalls implements Closeable {
     assert(slots.length <= mostSlots, `at most ${mostSlots} slots`);
     for (const { tail, ids } of slots) tail.reserve(ids.length);
     const plan = planUnits(slots, this.#options.layout);
-    const { places, moved } = this.#slots.place(plan.units);
-    if (moved) this.#forgetSteps();
+    const places = this.#slots.place(plan.units);
     const shape: Shape = {
       tokens: sizeFor(plan.ofToken.length),
       rows: sizeFor(slots.length),

@@ -30,11 +30,16 @@ export class UnitSlots implements Closeable {
   #maxBlocks = 0;
   #memory: DeviceMemory | undefined;
   #staging: PinnedMemory | undefined;
+  readonly #onMove: () => void;
 
-  /** @throws ReadonceError `out_of_memory` */
-  constructor(gpu: KernelGpu, layout: KvLayout) {
+  /**
+   * @param onMove is called before the table as a whole moves: captured graphs have its address
+   * @throws ReadonceError `out_of_memory`
+   */
+  constructor(gpu: KernelGpu, layout: KvLayout, onMove: () => void) {
     this.#gpu = gpu;
     this.#layout = layout;
+    this.#onMove = onMove;
     this.#grow(firstBlocks);
   }
 
@@ -56,22 +61,22 @@ export class UnitSlots implements Closeable {
 
   /**
    * Gives each unit a place, and sees to it that its table is there.
-   * @returns the places, and whether the table as a whole has moved
-   * @throws ReadonceError `out_of_memory`
+   * @returns the places
+   * @throws ReadonceError `out_of_memory`; the next call makes all tables again
    */
-  place(units: readonly Unit[]): { readonly places: readonly number[]; readonly moved: boolean } {
+  place(units: readonly Unit[]): readonly number[] {
     assert(units.length <= mostUnits, `at most ${mostUnits} units but got ${units.length}`);
     const needed = Math.max(...units.map(({ blocks }) => blocks.maxBlocks));
-    const moved = needed > this.#maxBlocks;
-    if (moved) this.#grow(2 ** Math.ceil(Math.log2(needed)));
+    if (needed > this.#maxBlocks) {
+      this.#grow(Math.max(firstBlocks, 2 ** Math.ceil(Math.log2(needed))));
+    }
     const places = this.#placesOf(units);
     for (const [i, place] of places.entries()) this.#fill(place, defined(units[i], 'a unit'));
-    return { places, moved };
+    return places;
   }
 
   close(): void {
-    this.#memory?.close();
-    this.#staging?.close();
+    this.#free();
   }
 
   #placesOf(units: readonly Unit[]): readonly number[] {
@@ -118,13 +123,25 @@ export class UnitSlots implements Closeable {
   #grow(maxBlocks: number): void {
     const { device, stream } = this.#gpu;
     stream.synchronize();
+    this.#onMove();
+    this.#free();
+    const bytes = this.#layout.layers * this.sequences * maxBlocks * intBytes;
+    try {
+      this.#memory = device.allocate(bytes);
+      this.#staging = device.pin(bytes);
+    } catch (error) {
+      this.#free();
+      throw error;
+    }
+    this.#maxBlocks = maxBlocks;
+  }
+
+  /** Without memory there is room for no block, so that the next call asks for it again. */
+  #free(): void {
+    this.#maxBlocks = 0;
+    this.#slots.fill(undefined);
     this.#memory?.close();
     this.#staging?.close();
     [this.#memory, this.#staging] = [undefined, undefined];
-    const bytes = this.#layout.layers * this.sequences * maxBlocks * intBytes;
-    this.#memory = device.allocate(bytes);
-    this.#staging = device.pin(bytes);
-    this.#maxBlocks = maxBlocks;
-    this.#slots.fill(undefined);
   }
 }
