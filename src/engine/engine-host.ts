@@ -203,6 +203,7 @@ export class EngineHost {
         const dependencies = {
           checkpoint: this.#checkpoint,
           runtime: this.#runtime,
+          loaded: this.#loaded,
           store: this.#store,
           scheduler: this.#scheduler,
           clock: systemClock,

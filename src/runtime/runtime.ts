@@ -133,7 +133,8 @@ export interface Logits {
   /**
    * Index of the largest of `values()`, the lowest one if tied. Cheap: it is all that greedy
    * decoding asks for.
-   * @throws AssertionError if the largest is not a finite number
+   * @throws AssertionError if the largest is not a finite number; on a GPU, whose float16 a model
+   * may exceed, ReadonceError `unsupported`
    */
   argmax(): number;
   /** All of them, float32. May copy from the device. Stays as it is; do not write. */
@@ -171,7 +172,7 @@ export type Pieces = Iterable<() => void>;
  * time. Errors of the device become `ReadonceError`s (`internal`, `out_of_memory`).
  */
 export interface Runtime {
-  /** `ort-cpu` or `reference`. */
+  /** `ort-cpu`, `ort-cuda` or `reference`. */
   readonly name: string;
   readonly config: ModelConfig;
   readonly layout: KvLayout;

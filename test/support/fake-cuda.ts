@@ -96,8 +96,11 @@ export interface RecordedLaunch extends Launch {
   readonly args: readonly KernelArgument[];
 }
 
-/** Records launches; 264 blocks of anything are resident. */
-export function fakeLauncher(): {
+/**
+ * Records launches; 264 blocks of anything are resident.
+ * @param onLaunch does what a test wants of kernels
+ */
+export function fakeLauncher(onLaunch?: (launch: RecordedLaunch) => void): {
   readonly launches: RecordedLaunch[];
   launch(name: string, launch: Launch, args: readonly KernelArgument[]): void;
   residentBlocks(
@@ -116,7 +119,9 @@ export function fakeLauncher(): {
     launches,
     asked,
     launch: (name, launch, args) => {
-      launches.push({ name, ...launch, args });
+      const recorded = { name, ...launch, args };
+      launches.push(recorded);
+      onLaunch?.(recorded);
     },
     residentBlocks: (name, shape) => {
       asked.push({ name, ...shape });

@@ -163,7 +163,11 @@ export interface FakeKernelGpu {
 
 /** A GPU whose memory can be looked at, and whose kernels are only recorded. */
 export function fakeKernelGpu(
-  options: { readonly roomBytes?: () => number; readonly behaviours?: Behaviours } = {},
+  options: {
+    readonly roomBytes?: () => number;
+    readonly behaviours?: Behaviours;
+    readonly onLaunch?: (launch: RecordedLaunch) => void;
+  } = {},
 ): FakeKernelGpu {
   const memory = virtualMemory(options.roomBytes);
   const memories = new Map<bigint, StableMemory>();
@@ -176,7 +180,7 @@ export function fakeKernelGpu(
   const shortOf = new Set<DriverFunction>();
   const { driver, calls } = fakeDriver(behaviours, shortOf);
   const device = CudaDevice.open(0, driver);
-  const launcher = fakeLauncher();
+  const launcher = fakeLauncher(options.onLaunch);
   const gpu = { device, stream: device.createStream(), kernels: createKernels(launcher) };
   const allocations = (): number => memories.size;
   return { gpu, memory, calls, launches: launcher.launches, allocations, shortOf };

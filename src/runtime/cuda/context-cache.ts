@@ -76,7 +76,7 @@ export class CudaContextCache implements ContextCache {
       'expected no more rows than there is room for',
     );
     const { gpu, blocks, transfer } = this.#options;
-    transfer.flush();
+    transfer.finish(other.#blocks.table);
     for (const [head, rows] of other.#lengths.entries()) {
       for (let index = 0; index < blocksOf(rows); index++) {
         blocks.copy(
@@ -94,7 +94,7 @@ export class CudaContextCache implements ContextCache {
         lengths.every((length, head) => length <= (this.#lengths[head] as number)),
       'expected at most the rows that are held',
     );
-    this.#options.transfer.flush();
+    this.#options.transfer.finish(this.#blocks.table);
     const view = new CudaContextView(this, lengths, () => this.#views.delete(view));
     this.#views.add(view);
     return view;
@@ -103,7 +103,7 @@ export class CudaContextCache implements ContextCache {
   resize(lengths: Uint32Array): void {
     assert(lengths.length === this.#lengths.length, 'a length for every head');
     assert(this.#views.size === 0, 'expected no open view');
-    this.#options.transfer.flush();
+    this.#options.transfer.finish(this.#blocks.table);
     this.#reshape(lengths);
   }
 

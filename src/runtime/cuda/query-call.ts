@@ -1,5 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
+import { ReadonceError } from '../../core/errors.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
@@ -347,8 +348,12 @@ class DeviceLogits implements Logits {
   }
 
   argmax(): number {
-    assert(this.#largest >= 0, 'expected a finite largest logit');
-    return this.#largest;
+    if (this.#largest >= 0) return this.#largest;
+    throw new ReadonceError(
+      'unsupported',
+      'Expected finite logits but the model gave others, which happens where its numbers exceed ' +
+        'float16: use the CPU, or a model that was trained in float16',
+    );
   }
 
   values(): Float32Array {
