@@ -270,6 +270,11 @@ export class EngineHost {
     this.#loaded.drop(contextId);
   }
 
+  /** Whether an error tells of a device that this process can no longer use. */
+  isDeviceLost(error: unknown): boolean {
+    return this.#runtime.isDeviceLost?.(error) ?? false;
+  }
+
   /** Refuses what waits for the device; the calls that run end at their next piece of work. */
   close(): Promise<void> {
     this.#closed ??= this.#end();

@@ -217,5 +217,10 @@ export interface Runtime {
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];
+  /**
+   * Whether an error tells of a device that this process can no longer use: all there is left to do
+   * is to end it, without `close`. Only where a device can be lost. May wait for the device.
+   */
+  isDeviceLost?(error: unknown): boolean;
   close(): void;
 }

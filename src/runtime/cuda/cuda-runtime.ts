@@ -26,6 +26,7 @@ import { Gpu } from './gpu.ts';
 import { CudaHostTier } from './host-tier.ts';
 import { headDims, type HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
+import { isDeviceLost } from './lost-device.ts';
 import { QueryCalls, type CudaSlot, type LaunchStep } from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
@@ -105,6 +106,7 @@ class CudaRuntime implements Runtime {
   readonly #caches: CachesOptions;
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
+  #open = true;
 
   constructor(source: GraphSource, options: CudaRuntimeOptions) {
     const { deviceIndex, poolBytes, precision, launchStep } = options;
@@ -226,7 +228,13 @@ class CudaRuntime implements Runtime {
     return { ...slot, ids, startPosition };
   }
 
+  isDeviceLost(error: unknown): boolean {
+    return this.#open && isDeviceLost(error, this.#gpu.stream);
+  }
+
   close(): void {
+    if (!this.#open) return;
+    this.#open = false;
     this.#gpu.stream.synchronize();
     this.#queries.close();
     this.#dense.close();
