@@ -89,7 +89,12 @@ class Workspace implements Closeable {
     this.#runner = new LayerRunner({ ...options, mostTokens: mostDenseTokens });
     const memory = new Layout();
     this.#logSums = memory.add(options.config.queryHeads * mostDenseTokens * 4);
-    this.#arena = new Arena(options.gpu.device, memory);
+    try {
+      this.#arena = new Arena(options.gpu.device, memory);
+    } catch (error) {
+      this.#runner.close();
+      throw error;
+    }
   }
 
   begin(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): void {

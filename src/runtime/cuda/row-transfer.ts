@@ -168,7 +168,7 @@ export class RowTransfer implements Closeable {
 
   /** The table of `load` on the device, for kernels of the caller's; until the next load. */
   tableOf(load: LoadTarget): bigint {
-    this.flush();
+    this.finish(load.table);
     return this.#deviceTable(load);
   }
 
