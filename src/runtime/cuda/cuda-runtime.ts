@@ -1,5 +1,4 @@
 import { assert } from '../../core/assert.ts';
-import { ReadonceError } from '../../core/errors.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
@@ -24,9 +23,10 @@ import { CudaDenseCache } from './dense-cache.ts';
 import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
 import { Gpu } from './gpu.ts';
 import { CudaHostTier } from './host-tier.ts';
-import { headDims, type HeadDim } from './kernel-shapes.ts';
+import type { HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
 import { isDeviceLost } from './lost-device.ts';
+import { requireKernels } from './model-check.ts';
 import { QueryCalls, type CudaSlot, type LaunchStep } from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
@@ -52,9 +52,6 @@ export type DevicePrecision = 'f16' | 'int8';
  */
 const hostShare = 0.5;
 
-/** What the LM head's kernel reads of a row at once. */
-const headInputs = 32;
-
 /**
  * What the pool may take beyond what its users count with: last blocks of heads that are not full.
  */
@@ -70,21 +67,7 @@ const poolShare = 0.6;
  * without kernels, `out_of_memory` if it does not fit
  */
 export function createCudaRuntime(source: GraphSource, options: CudaRuntimeOptions): Runtime {
-  const { headDim } = source.config;
-  if (!headDims.some((each) => each === headDim)) {
-    throw new ReadonceError(
-      'unsupported',
-      `Expected heads of ${headDims.join(' or ')} elements on a GPU but got ${headDim}: use the CPU`,
-    );
-  }
-  const { hiddenSize } = source.config;
-  if (hiddenSize % headInputs !== 0) {
-    throw new ReadonceError(
-      'unsupported',
-      `Expected a hidden size that is a multiple of ${headInputs} on a GPU but got ${hiddenSize}: ` +
-        'use the CPU',
-    );
-  }
+  requireKernels(source.config);
   return new CudaRuntime(source, options);
 }
 
