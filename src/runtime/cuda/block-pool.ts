@@ -79,15 +79,18 @@ export class BlockPool implements Closeable {
     };
   }
 
-  /** Copies a block's rows to another one. */
-  copy(stream: CudaStream, source: number, target: number): void {
+  /** Copies the rows of neighbouring blocks to others. */
+  copy(
+    stream: CudaStream,
+    { source, target, count }: { source: number; target: number; count: number },
+  ): void {
     const chunkRows = this.#chunkBlocks * blockSize;
     for (const { address, chunkBytes } of this.#parts) {
       const sizeBytes = (chunkBytes / chunkRows) * blockSize;
       stream.copyOnDevice({
         source: address + BigInt(source * sizeBytes),
         target: address + BigInt(target * sizeBytes),
-        sizeBytes,
+        sizeBytes: count * sizeBytes,
       });
     }
   }

@@ -77,15 +77,22 @@ export class CudaContextCache implements ContextCache {
     );
     const { gpu, blocks, transfer } = this.#options;
     transfer.finish(other.#blocks.table);
+    // Few calls of the driver, since most blocks are taken in a row.
+    let run: { readonly source: number; readonly target: number; readonly count: number } | undefined;
     for (const [head, rows] of other.#lengths.entries()) {
       for (let index = 0; index < blocksOf(rows); index++) {
-        blocks.copy(
-          gpu.stream,
-          blockAt(other.#blocks, head, index),
-          blockAt(this.#blocks, head, index),
-        );
+        const source = blockAt(other.#blocks, head, index);
+        const target = blockAt(this.#blocks, head, index);
+        const { count = 0 } = run ?? {};
+        if (run?.source === source - count && run.target === target - count) {
+          run = { ...run, count: count + 1 };
+          continue;
+        }
+        if (run !== undefined) blocks.copy(gpu.stream, run);
+        run = { source, target, count: 1 };
       }
     }
+    if (run !== undefined) blocks.copy(gpu.stream, run);
   }
 
   view(lengths: Uint32Array): ContextView {

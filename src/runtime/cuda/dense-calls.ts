@@ -105,7 +105,6 @@ class Workspace implements Closeable {
     cache.expect(cache.length + tokens);
     const longs = (value: (i: number) => number): BigInt64Array =>
       BigInt64Array.from(ids, (_, i) => BigInt(value(i)));
-    // Small ordinary arrays are read before the call returns.
     stream.copyToDevice(
       this.#runner.address('input_ids'),
       longs((i) => ids[i] as number),
