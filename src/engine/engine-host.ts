@@ -118,6 +118,7 @@ export class EngineHost {
         device,
         threads: availableParallelism(),
         poolBytes: options.poolBytes,
+        maxRunning: options.maxRunningQueries,
         devicePrecision: options.devicePrecision,
       });
       const host = new EngineHost({ checkpoint, runtime, device, store, logger }, options);

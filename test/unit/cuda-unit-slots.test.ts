@@ -9,10 +9,10 @@ import { fakeKernelGpu } from '../support/fake-memory.ts';
 const layout = { layers: 2, kvHeads: 3, group: 2, headDim: 64 };
 const heads = headCount(layout);
 
-function open() {
+function open(places = mostUnits) {
   const fake = fakeKernelGpu();
   const onMove = vi.fn<() => void>();
-  const slots = new UnitSlots(fake.gpu, layout, onMove);
+  const slots = new UnitSlots(fake.gpu, { layout, places, onMove });
   onMove.mockClear();
   /** How many tables were copied since the last time. */
   const copied = (): number => {
@@ -74,7 +74,7 @@ describe('units in the tables', () => {
     const grown = unit(4, second.key);
     const units = [unit(1), third, grown];
     const places = slots.place(units);
-    expect(places).toEqual([0, 2, 1]);
+    expect(places).toEqual([3, 2, 1]);
     expect(copied()).toBe(2);
     expectTables(units, places);
   });
@@ -97,11 +97,36 @@ describe('units in the tables', () => {
     const [first, second] = [unit(2), unit(2)];
     slots.place([first]);
     slots.place([second]);
-    expect(copied()).toBe(2);
+    const others = Array.from({ length: mostUnits - 1 }, () => unit(1));
+    slots.place(others);
+    expect(copied()).toBe(2 + others.length);
+    // The first was used least recently.
     const places = slots.place([second, first]);
-    expect(places).toEqual([0, 1]);
+    expect(places[0]).toBe(1);
     expect(copied()).toBe(1);
     expectTables([second, first], places);
+  });
+
+  it('keep their places while questions come and go between steps', () => {
+    const { slots, copied } = open();
+    const steps = Array.from({ length: 16 }, () => unit(1));
+    slots.place(steps);
+    copied();
+    for (let question = 0; question < 100; question++) {
+      slots.place([unit(1), unit(1)]);
+      slots.place(steps);
+    }
+    expect(copied()).toBe(200);
+  });
+
+  it('have places beside those of another call of the same step', () => {
+    const { slots, copied, expectTables } = open(2 * mostUnits);
+    const calls = [0, 1].map(() => Array.from({ length: mostUnits }, () => unit(1)));
+    for (const units of calls) slots.place(units);
+    expect(copied()).toBe(2 * mostUnits);
+    for (const units of calls) expectTables(units, slots.place(units));
+    expect(copied()).toBe(0);
+    expect(slots.sequences).toBe(2 * mostUnits * layout.kvHeads);
   });
 
   it('move all together when one needs more blocks than there is room for', () => {

@@ -17,7 +17,7 @@ import type {
 import { hostPoolBytes } from '../host-pool-bytes.ts';
 import { checkScoreSlice } from '../score-slice.ts';
 import { BlockPool } from './block-pool.ts';
-import { callsOf, mostSlotTokens } from './calls.ts';
+import { callsOf, mostSlots, mostSlotTokens } from './calls.ts';
 import { CudaContextCache, CudaContextView, type CachesOptions } from './context-cache.ts';
 import { CudaDenseCache } from './dense-cache.ts';
 import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
@@ -39,6 +39,8 @@ export interface CudaRuntimeOptions {
   readonly poolBytes: number;
   /** What contexts and tails are held in; with `int8`, stored `int8` is held as it is stored. */
   readonly precision: DevicePrecision;
+  /** Queries that may compute at once: default 32; more make a step of several calls. */
+  readonly maxRunning?: number | undefined;
   /** For measurements of a step by itself; by default it is launched once. */
   readonly launchStep?: LaunchStep | undefined;
 }
@@ -92,7 +94,7 @@ class CudaRuntime implements Runtime {
   #open = true;
 
   constructor(source: GraphSource, options: CudaRuntimeOptions) {
-    const { deviceIndex, poolBytes, precision, launchStep } = options;
+    const { deviceIndex, poolBytes, precision, maxRunning = mostSlots, launchStep } = options;
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
@@ -120,7 +122,9 @@ class CudaRuntime implements Runtime {
     };
     this.hostTier = new CudaHostTier(this.#caches, hostPoolBytes() * hostShare);
     this.#dense = new DenseCalls(computing);
-    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, launchStep });
+    // A context and a tail each: the calls of a step must not take each other's places.
+    const places = 2 * Math.max(mostSlots, maxRunning);
+    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, places, launchStep });
   }
 
   defaultPoolBytes(): number {

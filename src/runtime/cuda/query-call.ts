@@ -41,6 +41,8 @@ export interface QueryCallOptions {
   readonly sessions: LayerSessions;
   readonly weights: DeviceWeights;
   readonly blocks: BlockPool;
+  /** Places for the tables of units: see `UnitSlotsOptions`. */
+  readonly places: number;
   readonly launchStep?: LaunchStep | undefined;
 }
 
@@ -49,7 +51,7 @@ export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
 
 /**
  * Tokens that calls are padded to. Matrix products read all weights whatever the rows, so few sizes
- * cost little, and a row has the same bits alone and in company as long as the size is the same.
+ * cost little, and there are few shapes of steps to capture.
  */
 const sizes: readonly number[] = [16, 32, 64, 128, 256, mostQueryTokens];
 
@@ -89,9 +91,9 @@ export class QueryCalls implements Closeable {
   /** @throws ReadonceError `out_of_memory` */
   constructor(options: QueryCallOptions) {
     this.#options = options;
-    const { gpu, layout, config } = options;
-    this.#inputs = new QueryInputs(gpu, layout, mostQueryTokens);
-    this.#slots = new UnitSlots(gpu, layout, () => this.#forgetSteps());
+    const { gpu, layout, config, places } = options;
+    this.#inputs = new QueryInputs(gpu, layout, { mostTokens: mostQueryTokens, places });
+    this.#slots = new UnitSlots(gpu, { layout, places, onMove: () => this.#forgetSteps() });
     this.#runner = new LayerRunner({
       ...options,
       mostTokens: mostQueryTokens,
