@@ -33,6 +33,7 @@ import type {
   Identified,
   IdentifyRequest,
   Ingested,
+  MemoryUse,
   SessionRequest,
 } from './protocol.ts';
 import { Scheduler } from './scheduler.ts';
@@ -277,6 +278,11 @@ export class EngineHost {
   unload(contextId: string): void {
     this.#sessions.endOf(contextId);
     this.#loaded.drop(contextId);
+  }
+
+  /** The memory of the model's GPU, whoever uses it; undefined on the CPU. */
+  deviceMemory(): MemoryUse | undefined {
+    return this.#runtime.deviceMemory?.();
   }
 
   /** Whether an error tells of a device that this process can no longer use. */

@@ -74,6 +74,8 @@ async function handle({ host, requests }: Running, request: EngineRequest): Prom
       return requests.serve(request.requestId, () => host.closeSession(request.args.sessionId));
     case 'unload':
       return requests.serve(request.requestId, () => host.unload(request.args.contextId));
+    case 'device-memory':
+      return requests.serve(request.requestId, () => host.deviceMemory());
     case 'cancel':
       requests.cancel(request.requestId);
       return;

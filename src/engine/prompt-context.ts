@@ -1,4 +1,9 @@
-import { firstTokens, type ContextCache, type ContextView, type Runtime } from '../runtime/runtime.ts';
+import {
+  firstTokens,
+  type ContextCache,
+  type ContextView,
+  type Runtime,
+} from '../runtime/runtime.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
 import type { Scheduler } from './scheduler.ts';
 

@@ -217,6 +217,8 @@ export interface Runtime {
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];
+  /** A device's memory at this moment, whoever uses it. Only of a device with its own. */
+  deviceMemory?(): { readonly freeBytes: number; readonly totalBytes: number };
   /**
    * Whether an error tells of a device that this process can no longer use: all there is left to do
    * is to end it, without `close`. Only where a device can be lost. May wait for the device.

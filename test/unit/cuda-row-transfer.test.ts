@@ -18,7 +18,9 @@ function zeroPairs(count: number) {
 
 /** How many pieces each `load` kernel was given: the y of its grid. */
 function loads(launches: readonly RecordedLaunch[]) {
-  return launches.filter(({ name }) => name.startsWith('load_')).map(({ grid }) => [grid].flat()[1]);
+  return launches
+    .filter(({ name }) => name.startsWith('load_'))
+    .map(({ grid }) => [grid].flat()[1]);
 }
 
 describe('rows on their way into blocks', () => {

@@ -78,7 +78,8 @@ export class CudaContextCache implements ContextCache {
     const { gpu, blocks, transfer } = this.#options;
     transfer.finish(other.#blocks.table);
     // Few calls of the driver, since most blocks are taken in a row.
-    let run: { readonly source: number; readonly target: number; readonly count: number } | undefined;
+    let run:
+      { readonly source: number; readonly target: number; readonly count: number } | undefined;
     for (const [head, rows] of other.#lengths.entries()) {
       for (let index = 0; index < blocksOf(rows); index++) {
         const source = blockAt(other.#blocks, head, index);

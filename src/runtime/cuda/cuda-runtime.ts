@@ -215,6 +215,10 @@ class CudaRuntime implements Runtime {
     return { ...slot, ids, startPosition };
   }
 
+  deviceMemory(): { readonly freeBytes: number; readonly totalBytes: number } {
+    return this.#gpu.device.memory();
+  }
+
   isDeviceLost(error: unknown): boolean {
     return this.#open && isDeviceLost(error, this.#gpu.stream);
   }
