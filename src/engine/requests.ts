@@ -5,11 +5,11 @@ import type { EngineReply } from './protocol.ts';
 /** How an engine process answers, and what it ends by. */
 export interface RequestsOptions {
   readonly logger: Logger;
-  reply(message: EngineReply): void;
+  readonly reply: (message: EngineReply) => void;
   /** Whether an error tells of a device that this process can no longer use. */
-  isDeviceLost(error: unknown): boolean;
+  readonly isDeviceLost: (error: unknown) => boolean;
   /** Ends the process at once, with an exit status. */
-  exit(status: number): void;
+  readonly exit: (status: number) => void;
 }
 
 /** The requests that an engine process works on. */

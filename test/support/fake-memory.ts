@@ -156,7 +156,7 @@ export interface FakeKernelGpu {
   readonly calls: DriverCall[];
   readonly launches: RecordedLaunch[];
   /** Runs of device and pinned memory that are not freed. */
-  allocations(): number;
+  readonly allocations: () => number;
   /** Functions that answer that there is no memory, from when they are put in. */
   readonly shortOf: Set<DriverFunction>;
 }

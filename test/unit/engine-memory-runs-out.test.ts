@@ -27,14 +27,15 @@ function open(most: number) {
   const state = { viewsToFail: 0, restores: 0 };
   const watch = (cache: ContextCache): ContextCache => {
     open.add(cache);
-    const { close, view } = cache;
+    const close = cache.close.bind(cache);
+    const view = cache.view.bind(cache);
     cache.close = () => {
       open.delete(cache);
-      close.call(cache);
+      close();
     };
     cache.view = (lengths) => {
       if (state.viewsToFail-- > 0) refuse();
-      return view.call(cache, lengths);
+      return view(lengths);
     };
     return cache;
   };

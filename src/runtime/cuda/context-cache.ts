@@ -86,7 +86,7 @@ export class CudaContextCache implements ContextCache {
         const target = blockAt(this.#blocks, head, index);
         const { count = 0 } = run ?? {};
         if (run?.source === source - count && run.target === target - count) {
-          run = { ...run, count: count + 1 };
+          run = { source: run.source, target: run.target, count: count + 1 };
           continue;
         }
         if (run !== undefined) blocks.copy(gpu.stream, run);

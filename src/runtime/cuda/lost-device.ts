@@ -2,9 +2,9 @@ import { ReadonceError } from '../../core/errors.ts';
 import type { CudaStream } from './stream.ts';
 
 /**
- * CUresults after which a process can do nothing more on its GPU. Of most of them `cuda.h` says that
- * the process must be terminated and relaunched; an assertion in a kernel (710) and a context that
- * is gone (709) end the context that all is in; after uncorrectable errors of memory (214) and
+ * CUresults after which a process can do nothing more on its GPU. Of most of them `cuda.h` says
+ * that the process must be terminated and relaunched; an assertion in a kernel (710) and a context
+ * that is gone (709) end the context that all is in; after uncorrectable errors of memory (214) and
  * NVLink (220) nothing that was there can be relied on.
  */
 const lasting: ReadonlySet<unknown> = new Set([
@@ -13,7 +13,8 @@ const lasting: ReadonlySet<unknown> = new Set([
 
 /**
  * Whether an error tells of a GPU that this process can no longer use. Errors of the driver say so
- * by their status; those of ONNX Runtime are text, so the stream is asked, which fails from then on.
+ * by their status; those of ONNX Runtime are text, so the stream is asked, which fails from then
+ * on.
  */
 export function isDeviceLost(error: unknown, stream: Pick<CudaStream, 'synchronize'>): boolean {
   if (error instanceof ReadonceError) {

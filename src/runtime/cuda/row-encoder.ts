@@ -10,6 +10,9 @@ import { stagedFormat } from './staged-format.ts';
 
 const pieceNumbers = 4;
 
+/** In front of a row's bytes in the precision `int8`. */
+const magnitudeBytes = 2;
+
 /** Rows of a block that holds a whole head. */
 const largeBlock = 2 ** 20;
 
@@ -160,24 +163,22 @@ export class RowEncoder implements Closeable {
 function isFinite(side: Uint8Array, staged: StagedFormat, headDim: HeadDim): boolean {
   const { buffer, byteOffset, byteLength } = side;
   const [halfExponent, floatExponent] = [0x7c00, 0x7f800000];
-  switch (staged) {
-    case 'f16':
-      return new Uint16Array(buffer, byteOffset, byteLength / 2).every(
-        (half) => (half & halfExponent) !== halfExponent,
-      );
-    case 'f32':
-      return new Uint32Array(buffer, byteOffset, byteLength / 4).every(
-        (float) => (float & floatExponent) !== floatExponent,
-      );
-    case 'i8': {
-      // The kernel makes a row's magnitude infinite if any of its elements is not finite.
-      const halves = new DataView(buffer, byteOffset, byteLength);
-      for (let at = 0; at < byteLength; at += headDim + 2) {
-        if ((halves.getUint16(at, true) & halfExponent) === halfExponent) return false;
-      }
-      return true;
-    }
+  if (staged === 'f16') {
+    return new Uint16Array(buffer, byteOffset, byteLength / 2).every(
+      (half) => (half & halfExponent) !== halfExponent,
+    );
   }
+  if (staged === 'f32') {
+    return new Uint32Array(buffer, byteOffset, byteLength / 4).every(
+      (float) => (float & floatExponent) !== floatExponent,
+    );
+  }
+  // The kernel makes a row's magnitude infinite if any of its elements is not finite.
+  const rows = new DataView(buffer, byteOffset, byteLength);
+  for (let at = 0; at < byteLength; at += headDim + magnitudeBytes) {
+    if ((rows.getUint16(at, true) & halfExponent) === halfExponent) return false;
+  }
+  return true;
 }
 
 function notFinite(): ReadonceError {

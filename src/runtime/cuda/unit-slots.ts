@@ -21,7 +21,7 @@ export interface UnitSlotsOptions {
   /** Units whose tables are held, `mostUnits` at least: those of all calls of a step. */
   readonly places: number;
   /** Is called before the table as a whole moves: captured graphs have its address. */
-  onMove(): void;
+  readonly onMove: () => void;
 }
 
 const intBytes = Int32Array.BYTES_PER_ELEMENT;
