@@ -22,8 +22,16 @@ else
   codes+=(-gencode 'arch=compute_90,code=compute_90')
 fi
 
+# What readonce knows kernels of other sources by (src/runtime/cuda/kernel-sources.ts).
+hash=$(
+  LC_ALL=C
+  cat native/*.cu native/*.cuh | sha256sum
+)
+
 mkdir -p "${target%/*}"
+rm -f "$target.sources"
 "$nvcc" -std=c++17 -O3 --threads 0 -Werror all-warnings -fatbin "${codes[@]}" \
   native/kernels.cu -o "$target.part"
 mv "$target.part" "$target"
+echo "${hash%% *}" >"$target.sources"
 echo "$target: $(($(wc -c <"$target") / 1024)) KiB"

@@ -124,13 +124,16 @@ template <int headDim> struct ScaledRow {
     for (int i = 0; i < perLane; ++i) to[i] = static_cast<float>(bytes[lane * perLane + i] * step);
   }
 
+  /** The row's largest magnitude: infinite if any element is not finite, whatever the bytes. */
   static __device__ __half encode(int8_t* bytes, int lane, const float (&from)[perLane]) {
     float largest = 0;
     float halves[perLane];
 #pragma unroll
     for (int i = 0; i < perLane; ++i) {
       halves[i] = toFloat(__float2half_rn(from[i]));
-      largest = fmaxf(largest, fabsf(halves[i]));
+      const float magnitude = fabsf(halves[i]);
+      // fmaxf passes over NaN, and the row would look like any other.
+      largest = fmaxf(largest, isfinite(magnitude) ? magnitude : INFINITY);
     }
     largest = warpMax(largest);
     const double scale = largest > 0 ? static_cast<double>(largestByte) / largest : 0.0;

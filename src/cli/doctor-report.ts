@@ -1,3 +1,4 @@
+import type { ModelConfig } from '../model/config.ts';
 import {
   checksOf,
   chooseDevice,
@@ -34,12 +35,14 @@ export interface DoctorFindings {
   readonly wish: DeviceWish;
   readonly general: readonly DoctorCheck[];
   readonly probe: CudaProbe;
+  /** Of the configured model, if it is here. */
+  readonly model?: ModelConfig | undefined;
 }
 
 /** Judges what was found. */
-export function makeReport({ wish, general, probe }: DoctorFindings): DoctorReport {
-  const cuda = checksOf(probe, wish.deviceIndex);
-  const auto = chooseDevice({ ...wish, device: 'auto' }, () => probe);
+export function makeReport({ wish, general, probe, model }: DoctorFindings): DoctorReport {
+  const cuda = checksOf(probe, wish.deviceIndex, model);
+  const auto = chooseDevice({ ...wish, device: 'auto' }, () => probe, model);
   const canRun = general.every(({ ok }) => ok);
   const chosen = chosenFor(wish, auto);
   const runs = canRun && chosen !== undefined ? deviceLabel(chosen) : null;

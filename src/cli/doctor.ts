@@ -1,6 +1,8 @@
 import { loadConfig } from '../config/load-config.ts';
 import type { Config } from '../config/schema.ts';
 import { ReadonceError } from '../core/errors.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { outlineModel } from '../model/load.ts';
 import { probeCuda } from '../runtime/cuda/probe.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
 import { generalChecks } from './doctor-checks.ts';
@@ -46,5 +48,16 @@ export function doctorCommand(output: Output): CliCommand {
 export async function examine(config: Config): Promise<DoctorReport> {
   const { device, deviceIndex } = config;
   const general = await generalChecks(config);
-  return makeReport({ wish: { device, deviceIndex }, general, probe: probeCuda() });
+  const model = await configuredModel(config);
+  return makeReport({ wish: { device, deviceIndex }, general, probe: probeCuda(), model });
+}
+
+/** Undefined if it is not here yet, or cannot be read: the general checks say so. */
+async function configuredModel({ model, cache }: Config): Promise<ModelConfig | undefined> {
+  try {
+    return (await outlineModel({ model, cacheFolder: cache })).config;
+  } catch (error) {
+    if (!(error instanceof ReadonceError)) throw error;
+    return undefined;
+  }
 }

@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { loadConfig } from '../config/load-config.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { packageRoot } from '../model/embedded.ts';
+import { kernelsAreOld } from '../runtime/cuda/kernel-sources.ts';
 import { kernelsPath, providerFolder } from '../runtime/cuda/provider-files.ts';
 import { defineCliCommand, type CliCommand, type Output } from './command.ts';
 import { examine } from './doctor.ts';
@@ -109,7 +110,7 @@ async function install(options: {
 /** A provider without kernels is still installed: the doctor says what is missing. */
 async function buildKernels(output: Output): Promise<void> {
   const sources = join(packageRoot(), 'native');
-  if (!kernelsAreOld(sources)) return;
+  if (existsSync(kernelsPath()) && !kernelsAreOld()) return;
   const build = async (): Promise<string> => {
     const { stdout } = await run('bash', [join(sources, 'build.sh')]);
     return stdout;
@@ -120,10 +121,4 @@ async function buildKernels(output: Output): Promise<void> {
     const stderr = error instanceof Error && 'stderr' in error ? String(error.stderr) : '';
     output.err(`The kernels were not built: ${stderr.trim() || String(error)}\n`);
   }
-}
-
-function kernelsAreOld(sources: string): boolean {
-  if (!existsSync(kernelsPath())) return true;
-  const builtMs = statSync(kernelsPath()).mtimeMs;
-  return readdirSync(sources).some((name) => statSync(join(sources, name)).mtimeMs > builtMs);
 }

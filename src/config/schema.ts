@@ -52,7 +52,7 @@ export const configSchema = z.strictObject({
   ),
   cache: text('a folder').describe('Folder of converted weights and downloads.'),
   poolBytes: bytes(0).describe(
-    'Most bytes of contexts kept loaded in memory; 0: half of what is free.',
+    'Most bytes of contexts kept loaded in memory; 0: half of what is free, on a GPU 0.6.',
   ),
   method: text('a scoring method').describe('Method of a PUT that names none.'),
   keepRatio: fraction.describe('Fraction of KV pairs kept by a PUT that names none.'),

@@ -17,6 +17,7 @@ import type {
   Identified,
   IdentifyRequest,
   Ingested,
+  MemoryUse,
   IngestProgress,
   IngestRequest,
   SessionRequest,
@@ -129,6 +130,10 @@ class EngineClient implements SupervisedEngine {
 
   async unload(contextId: string): Promise<void> {
     await this.#call({ op: 'unload', args: { contextId } }, {});
+  }
+
+  async deviceMemory(): Promise<MemoryUse | undefined> {
+    return (await this.#call({ op: 'device-memory', args: null }, {})) as MemoryUse | undefined;
   }
 
   close(): Promise<void> {

@@ -1,10 +1,15 @@
 import { availableParallelism } from 'node:os';
 import { systemClock } from '../core/clock.ts';
 import { ReadonceError } from '../core/errors.ts';
-import { kvLayout } from '../model/config.ts';
+import { kvLayout, type ModelConfig } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
-import { chooseDevice, deviceLabel, type ChosenDevice } from '../runtime/choose-device.ts';
+import {
+  chooseDevice,
+  deviceForModel,
+  deviceLabel,
+  type ChosenDevice,
+} from '../runtime/choose-device.ts';
 import { createRuntime } from '../runtime/create-runtime.ts';
 import { probeCuda } from '../runtime/cuda/probe.ts';
 import type { Runtime } from '../runtime/runtime.ts';
@@ -28,6 +33,7 @@ import type {
   Identified,
   IdentifyRequest,
   Ingested,
+  MemoryUse,
   SessionRequest,
 } from './protocol.ts';
 import { readerThreads } from './reader-threads.ts';
@@ -92,13 +98,16 @@ export class EngineHost {
 
   /** @throws ReadonceError of the device, the model, the store or the runtime */
   static async start(options: EngineOptions, logger: Logger): Promise<EngineHost> {
-    const device = pickDevice(options, logger);
+    let device = pickDevice(options, logger);
     const { model, cacheFolder, decodeWeights } = options;
     const checkpoint = await loadCheckpoint({
       model,
       cacheFolder,
       decodeWeights,
-      keepHalf: device.device === 'cuda',
+      keepHalf: (config) => {
+        device = fitDevice(device, { config, options, logger });
+        return device.device === 'cuda';
+      },
       log: logger,
     });
     const store = await openContextStore({
@@ -114,6 +123,7 @@ export class EngineHost {
         device,
         threads: availableParallelism(),
         poolBytes: options.poolBytes,
+        maxRunning: options.maxRunningQueries,
         devicePrecision: options.devicePrecision,
       });
       const host = new EngineHost({ checkpoint, runtime, device, store, logger }, options);
@@ -207,6 +217,7 @@ export class EngineHost {
         const dependencies = {
           checkpoint: this.#checkpoint,
           runtime: this.#runtime,
+          loaded: this.#loaded,
           store: this.#store,
           scheduler: this.#scheduler,
           clock: systemClock,
@@ -273,6 +284,16 @@ export class EngineHost {
     this.#loaded.drop(contextId);
   }
 
+  /** The memory of the model's GPU, whoever uses it; undefined on the CPU. */
+  deviceMemory(): MemoryUse | undefined {
+    return this.#runtime.deviceMemory?.();
+  }
+
+  /** Whether an error tells of a device that this process can no longer use. */
+  isDeviceLost(error: unknown): boolean {
+    return this.#runtime.isDeviceLost?.(error) ?? false;
+  }
+
   /** Refuses what waits for the device; the calls that run end at their next piece of work. */
   close(): Promise<void> {
     this.#closed ??= this.#end();
@@ -327,6 +348,23 @@ function pickDevice(options: EngineOptions, logger: Logger): ChosenDevice {
   const chosen = chooseDevice({ device, deviceIndex }, () => probeCuda({ stopEarly: isAuto }));
   const reason = chosen.device === 'cpu' ? chosen.reason : undefined;
   if (isAuto) logger.info({ device: deviceLabel(chosen), reason }, 'device chosen');
+  return chosen;
+}
+
+/** @throws ReadonceError `unsupported` if the device that is wanted has nothing for the model */
+function fitDevice(
+  picked: ChosenDevice,
+  parts: {
+    readonly config: ModelConfig;
+    readonly options: EngineOptions;
+    readonly logger: Logger;
+  },
+): ChosenDevice {
+  const { config, options, logger } = parts;
+  const chosen = deviceForModel(picked, options.device ?? 'cpu', config);
+  if (chosen !== picked && chosen.device === 'cpu') {
+    logger.warn({ device: 'cpu', reason: chosen.reason }, 'no kernels for this model');
+  }
   return chosen;
 }
 

@@ -11,6 +11,7 @@ import type { DenseCache, Pieces, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import { contextWrite } from './context-write.ts';
 import type { TokenizedDocument } from './document.ts';
+import type { LoadedContexts } from './loaded-contexts.ts';
 import type { IngestProgress, IngestRequest } from './protocol.ts';
 import { RankedPairs } from './ranked-pairs.ts';
 import type { Scheduler } from './scheduler.ts';
@@ -19,6 +20,8 @@ import type { Scheduler } from './scheduler.ts';
 export interface IngestDependencies {
   readonly checkpoint: Checkpoint;
   readonly runtime: Runtime;
+  /** Idle contexts give way where there is no memory for a document. */
+  readonly loaded: Pick<LoadedContexts, 'withRoom'>;
   readonly store: ContextStore;
   readonly scheduler: Scheduler;
   readonly clock: Clock;
@@ -47,11 +50,11 @@ export async function ingest(
   dependencies: IngestDependencies,
   call: IngestCall,
 ): Promise<StoredContext> {
-  const { clock, runtime } = dependencies;
+  const { clock, runtime, loaded } = dependencies;
   const startMs = clock.monotonicMs();
   const { document } = call;
   const tokens = document.prefixIds.length + document.documentIds.length;
-  const cache = runtime.createDense(tokens + longestPass(document));
+  const cache = loaded.withRoom(() => runtime.createDense(tokens + longestPass(document)));
   try {
     const run = new Ingestion(dependencies, call, cache);
     const prefillMs = await run.prefill();

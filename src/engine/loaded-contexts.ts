@@ -7,7 +7,8 @@ import { contextLengths, fillRows, requireUnchanged } from './context-rows.ts';
 import { GivenBack } from './given-back.ts';
 import { HostCopies } from './host-copies.ts';
 import { IdleTails } from './idle-tails.ts';
-import { noRoom, tooLarge } from './pool-errors.ts';
+import { seenRows, sizeOf, type Entry, type SeenRows } from './loaded-entry.ts';
+import { noRoom, ranOut, tooLarge } from './pool-errors.ts';
 
 /** A context in memory, for one query. */
 export interface LoadedContext {
@@ -44,31 +45,12 @@ export interface LoadedContextsOptions {
   readonly poolBytes: number;
 }
 
-interface SeenRows {
-  readonly lengths: Uint32Array;
-  readonly view: ContextView;
-  /** Queries that see it. */
-  users: number;
-}
-
-interface Entry {
-  readonly record: ContextRecord;
-  readonly cache: ContextCache;
-  /** What queries see, by keepRatio, of those that were asked for. */
-  readonly seen: Map<number, SeenRows>;
-  /** Queries that use it. */
-  users: number;
-}
-
 /** Memory that a query holds. */
 interface Hold {
   readonly entry: Entry | undefined;
   readonly seen: SeenRows | undefined;
   readonly tailBytes: number;
 }
-
-/** Ratios whose rows a context remembers: more than its users will ask for, usually. */
-const rememberedRatios = 16;
 
 /**
  * What an idle context may be left with when room is needed: these fractions of the document's rows
@@ -113,14 +95,34 @@ export class LoadedContexts {
    * @throws ReadonceError `not_found`, `conflict` (deleted or replaced meanwhile),
    * `corrupt_record`, `out_of_memory`, `overloaded`
    */
-  acquire({ record, keepRatio, tailTokens, parkedBytes = 0 }: LoadRequest): LoadedContext {
+  acquire(request: LoadRequest): LoadedContext {
+    return this.withRoom(() => this.#acquire(request));
+  }
+
+  /**
+   * Runs what takes memory of the runtime. Where that runs out, though the pool has room, idle
+   * contexts give way one after another, and it is tried again.
+   */
+  withRoom<T>(work: () => T): T {
+    for (;;) {
+      try {
+        return work();
+      } catch (error) {
+        const idle = [...this.#entries.values()].find(({ users }) => users === 0);
+        if (!ranOut(error) || idle === undefined) throw error;
+        this.#giveWay(idle, Infinity);
+      }
+    }
+  }
+
+  #acquire({ record, keepRatio, tailTokens, parkedBytes = 0 }: LoadRequest): LoadedContext {
     const tailBytes = this.#rowsBytes(tailTokens * record.pairCounts.length);
     const loaded = this.#current(record);
     const lengths = loaded?.seen.get(keepRatio)?.lengths ?? this.#readLengths(record, keepRatio);
     const { poolBytes } = this.#options;
     const ownBytes = this.#bytesOf(lengths) + tailBytes + parkedBytes;
     if (ownBytes > poolBytes) throw tooLarge(ownBytes, poolBytes);
-    const { entry, source } = this.#hold(record, loaded, { lengths, tailBytes });
+    const { entry, source } = this.#hold(record, { lengths, tailBytes });
     const seen = this.#seen(entry, keepRatio, lengths);
     seen.users++;
     entry.users++;
@@ -232,13 +234,13 @@ export class LoadedContexts {
   /** An entry that has at least `lengths` rows in each head, and room for a tail. */
   #hold(
     record: ContextRecord,
-    loaded: Entry | undefined,
     needed: { readonly lengths: Uint32Array; readonly tailBytes: number },
   ): { readonly entry: Entry; readonly source: LoadedContext['source'] } {
     const { runtime, poolBytes } = this.#options;
     const { lengths, tailBytes } = needed;
-    const restored = this.#restore(record, loaded, needed);
+    const restored = this.#restore(record, needed);
     if (restored !== undefined) return { entry: restored, source: 'host' };
+    const loaded = this.#entries.get(record.id);
     if (loaded === undefined) {
       this.#makeRoom(this.#bytesOf(lengths) + tailBytes, undefined);
       return { entry: this.#load(record, lengths, undefined), source: 'disk' };
@@ -281,9 +283,9 @@ export class LoadedContexts {
   /** An entry with all rows of a copy in host memory, where that is sooner than to read them. */
   #restore(
     record: ContextRecord,
-    loaded: Entry | undefined,
     { lengths, tailBytes }: { readonly lengths: Uint32Array; readonly tailBytes: number },
   ): Entry | undefined {
+    const loaded = this.#entries.get(record.id);
     const held = loaded?.cache.lengths;
     const isHeld = held !== undefined && lengths.every((length, i) => length <= (held[i] ?? 0));
     if (isHeld || (loaded?.users ?? 0) > 0) return undefined;
@@ -292,8 +294,14 @@ export class LoadedContexts {
     if (copy === undefined || this.#bytesOf(copy.lengths) > room) return undefined;
     if (loaded !== undefined) this.#remove(loaded);
     const bytes = this.#bytesOf(copy.lengths) + tailBytes;
-    const cache = this.#copies?.restore(copy, () => this.#makeRoom(bytes, undefined));
-    return cache && { record, cache, seen: new Map(), users: 0 };
+    try {
+      const cache = this.#copies?.restore(copy, () => this.#makeRoom(bytes, undefined));
+      return cache && { record, cache, seen: new Map(), users: 0 };
+    } catch (error) {
+      // A copy may have more rows than are asked for: these are read.
+      if (!ranOut(error)) throw error;
+      return undefined;
+    }
   }
 
   /** Gives an idle entry other memory, and reads the rows that it lacks. */
@@ -313,17 +321,13 @@ export class LoadedContexts {
   }
 
   #seen(entry: Entry, keepRatio: number, lengths: Uint32Array): SeenRows {
-    const known = entry.seen.get(keepRatio);
-    if (known !== undefined) return known;
-    for (const [ratio, { users, view }] of entry.seen) {
-      if (entry.seen.size < rememberedRatios) break;
-      if (users > 0) continue;
-      view.close();
-      entry.seen.delete(ratio);
+    try {
+      return seenRows(entry, keepRatio, lengths);
+    } catch (error) {
+      // Its rows are not all there.
+      this.#remove(entry);
+      throw error;
     }
-    const seen = { lengths, view: entry.cache.view(lengths), users: 0 };
-    entry.seen.set(keepRatio, seen);
-    return seen;
   }
 
   #remove(entry: Entry): void {
@@ -387,8 +391,4 @@ export class LoadedContexts {
     this.#remove(entry);
     return sizeBytes;
   }
-}
-
-function sizeOf(entries: readonly Entry[]): number {
-  return entries.reduce((sum, { cache }) => sum + cache.sizeBytes, 0);
 }

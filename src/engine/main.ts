@@ -1,7 +1,8 @@
-import { asReadonceError, ReadonceError } from '../core/errors.ts';
-import { createLogger, type Logger } from '../observability/logger.ts';
+import { asReadonceError } from '../core/errors.ts';
+import { createLogger } from '../observability/logger.ts';
 import { EngineHost } from './engine-host.ts';
 import type { EngineOptions, EngineReply, EngineRequest } from './protocol.ts';
+import { Requests } from './requests.ts';
 
 /** Entry of an engine process: reads requests from the server's channel until it closes. */
 
@@ -9,34 +10,23 @@ import type { EngineOptions, EngineReply, EngineRequest } from './protocol.ts';
 process.on('SIGINT', () => undefined);
 process.on('SIGTERM', () => undefined);
 
-const cancellations = new Map<number, AbortController>();
-let host: EngineHost | undefined;
-let logger: Logger | undefined;
+let running: { readonly host: EngineHost; readonly requests: Requests } | undefined;
 
 function reply(message: EngineReply): void {
   if (process.connected) process.send?.(message);
 }
 
-/** Runs a request and sends its result or error. */
-async function serve(requestId: number, run: (signal: AbortSignal) => unknown): Promise<void> {
-  const cancellation = new AbortController();
-  cancellations.set(requestId, cancellation);
-  try {
-    const result = await run(cancellation.signal);
-    reply({ kind: 'result', requestId, result });
-  } catch (error) {
-    const isOurs = error instanceof ReadonceError || cancellation.signal.aborted;
-    if (!isOurs) logger?.error({ err: error, requestId }, 'engine request failed');
-    reply({ kind: 'error', requestId, error: asReadonceError(error).toJSON() });
-  } finally {
-    cancellations.delete(requestId);
-  }
-}
-
 async function start(options: EngineOptions): Promise<void> {
-  logger = createLogger({ level: options.logLevel });
+  const logger = createLogger({ level: options.logLevel });
   try {
-    host = await EngineHost.start(options, logger);
+    const host = await EngineHost.start(options, logger);
+    const requests = new Requests({
+      logger,
+      reply,
+      isDeviceLost: (error) => host.isDeviceLost(error),
+      exit: (status) => process.exit(status),
+    });
+    running = { host, requests };
     reply({ kind: 'ready', info: host.info });
   } catch (error) {
     reply({ kind: 'failed-to-start', error: asReadonceError(error).toJSON() });
@@ -45,18 +35,20 @@ async function start(options: EngineOptions): Promise<void> {
 }
 
 async function shutdown(): Promise<void> {
-  for (const cancellation of cancellations.values()) cancellation.abort();
-  await host?.close();
+  running?.requests.cancelAll();
+  await running?.host.close();
   process.exit(0);
 }
 
-async function handle(running: EngineHost, request: EngineRequest): Promise<void> {
+type Running = NonNullable<typeof running>;
+
+async function handle({ host, requests }: Running, request: EngineRequest): Promise<void> {
   switch (request.op) {
     case 'identify':
-      return serve(request.requestId, (signal) => running.identify(request.args, signal));
+      return requests.serve(request.requestId, (signal) => host.identify(request.args, signal));
     case 'ingest':
-      return serve(request.requestId, (signal) =>
-        running.ingest({
+      return requests.serve(request.requestId, (signal) =>
+        host.ingest({
           request: request.args,
           signal,
           onProgress: (progress) => {
@@ -65,8 +57,8 @@ async function handle(running: EngineHost, request: EngineRequest): Promise<void
         }),
       );
     case 'query':
-      return serve(request.requestId, (signal) =>
-        running.answer({
+      return requests.serve(request.requestId, (signal) =>
+        host.answer({
           query: request.args,
           signal,
           onText: (text) => {
@@ -75,15 +67,17 @@ async function handle(running: EngineHost, request: EngineRequest): Promise<void
         }),
       );
     case 'open-session':
-      return serve(request.requestId, () => running.openSession(request.args));
+      return requests.serve(request.requestId, () => host.openSession(request.args));
     case 'session':
-      return serve(request.requestId, () => running.session(request.args.sessionId));
+      return requests.serve(request.requestId, () => host.session(request.args.sessionId));
     case 'close-session':
-      return serve(request.requestId, () => running.closeSession(request.args.sessionId));
+      return requests.serve(request.requestId, () => host.closeSession(request.args.sessionId));
     case 'unload':
-      return serve(request.requestId, () => running.unload(request.args.contextId));
+      return requests.serve(request.requestId, () => host.unload(request.args.contextId));
+    case 'device-memory':
+      return requests.serve(request.requestId, () => host.deviceMemory());
     case 'cancel':
-      cancellations.get(request.requestId)?.abort();
+      requests.cancel(request.requestId);
       return;
     case 'start':
     case 'shutdown':
@@ -95,6 +89,6 @@ process.on('message', (message) => {
   const request = message as EngineRequest;
   if (request.op === 'start') void start(request.options);
   else if (request.op === 'shutdown') void shutdown();
-  else if (host !== undefined) void handle(host, request);
+  else if (running !== undefined) void handle(running, request);
 });
 process.on('disconnect', () => void shutdown());

@@ -24,3 +24,12 @@ export function noRoom(details: {
     { details, retryAfterSeconds: 1 },
   );
 }
+
+/**
+ * Whether the runtime's memory ran out: others may give way. What could never be held is refused
+ * by `tooLarge`, before any memory is taken.
+ */
+export function ranOut(error: unknown): boolean {
+  if (!(error instanceof ReadonceError) || error.code !== 'out_of_memory') return false;
+  return !('poolBytes' in error.details);
+}

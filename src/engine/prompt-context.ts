@@ -1,4 +1,9 @@
-import { firstTokens, type ContextCache, type Runtime } from '../runtime/runtime.ts';
+import {
+  firstTokens,
+  type ContextCache,
+  type ContextView,
+  type Runtime,
+} from '../runtime/runtime.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
 import type { Scheduler } from './scheduler.ts';
 
@@ -52,7 +57,7 @@ export async function readPrompt(
   const loan = loaded.borrow(ids.length + tailTokens);
   try {
     const cache = await prefilled(dependencies, { ids: ids.subarray(0, end), signal });
-    const context = { view: cache.view(cache.lengths), source: 'none' } as const;
+    const context = { view: wholeOf(cache), source: 'none' } as const;
     const close = (): void => {
       cache.close();
       loaded.release(loan);
@@ -64,17 +69,26 @@ export async function readPrompt(
   }
 }
 
+function wholeOf(cache: ContextCache): ContextView {
+  try {
+    return cache.view(cache.lengths);
+  } catch (error) {
+    cache.close();
+    throw error;
+  }
+}
+
 async function prefilled(
-  { runtime, scheduler, sliceTokens }: PromptDependencies,
+  { runtime, loaded, scheduler, sliceTokens }: PromptDependencies,
   { ids, signal }: Pick<Prompt, 'ids' | 'signal'>,
 ): Promise<ContextCache> {
-  const dense = runtime.createDense(ids.length);
+  const dense = loaded.withRoom(() => runtime.createDense(ids.length));
   try {
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
       for (const piece of runtime.prefill(dense, slice)) await scheduler.piece(piece, signal);
     }
-    return runtime.contextOf(dense);
+    return loaded.withRoom(() => runtime.contextOf(dense));
   } finally {
     dense.close();
   }

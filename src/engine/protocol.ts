@@ -229,6 +229,7 @@ export type EngineRequest =
     }
   /** Forget a loaded context (it was deleted), and its sessions. */
   | { readonly op: 'unload'; readonly requestId: number; readonly args: { contextId: string } }
+  | { readonly op: 'device-memory'; readonly requestId: number; readonly args: null }
   | { readonly op: 'cancel'; readonly requestId: number }
   | { readonly op: 'shutdown' };
 
@@ -243,6 +244,12 @@ export type EngineReply =
 
 /** `unavailable`: the process has ended. It is restarted, unless it never came up or was closed. */
 export type EngineState = 'starting' | 'ready' | 'unavailable';
+
+/** A device's memory at a moment. */
+export interface MemoryUse {
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
 
 /** How the service sees an engine; `EngineClient` implements it over a child process. */
 export interface Engine {
@@ -278,5 +285,7 @@ export interface Engine {
   closeSession(sessionId: string): Promise<void>;
   /** Forgets a loaded context and ends its sessions. */
   unload(contextId: string): Promise<void>;
+  /** The memory of the model's GPU, whoever uses it; undefined on the CPU. */
+  deviceMemory(): Promise<MemoryUse | undefined>;
   close(): Promise<void>;
 }

@@ -4,6 +4,7 @@ import { ReadonceError } from '../core/errors.ts';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
 import { createPromptTemplate } from './chat-template.ts';
 import type { Checkpoint, DecodeWeights, FourBitLinear } from './checkpoint.ts';
+import type { ModelConfig } from './config.ts';
 import { embeddedFolder, embeddedModels } from './embedded.ts';
 import { modelFingerprint, weightsDigest } from './fingerprint.ts';
 import { openFourBitWeights } from './four-bit-weights.ts';
@@ -25,8 +26,11 @@ export interface LoadOptions {
   readonly cacheFolder: string;
   /** Default `f32`. */
   readonly decodeWeights?: DecodeWeights | undefined;
-  /** For runtimes that take 16-bit weights as they lie: those are not converted. Default: no. */
-  readonly keepHalf?: boolean | undefined;
+  /**
+   * Whether the runtime for such a model takes 16-bit weights as they lie: those are not converted.
+   * Default: it does not.
+   */
+  readonly keepHalf?: ((config: ModelConfig) => boolean) | undefined;
   readonly log?: ModelLog | undefined;
 }
 
@@ -42,12 +46,13 @@ const ggufEnding = '.gguf';
  * cannot be downloaded now
  */
 export async function loadCheckpoint(options: LoadOptions): Promise<Checkpoint> {
-  const { model, cacheFolder, keepHalf, log } = options;
+  const { model, cacheFolder, log } = options;
   const path = await locate(options);
   const source = await readSource(path, model);
   const tokenizer = new BpeTokenizer(source.tokenizer);
   checkTokenIds(source, tokenizer);
   const template = createPromptTemplate(source.template, tokenizer);
+  const keepHalf = options.keepHalf?.(source.config);
   const digest = await weightsDigest(source.weightFiles);
   const weights = { tensors: source.tensors, digest, cacheFolder, keepHalf, log };
   const tensors = await openWeights(weights);
@@ -69,6 +74,8 @@ export interface ModelOutline {
   readonly description: string;
   /** Undefined: a model of the hub that the first start downloads. */
   readonly path: string | undefined;
+  /** Undefined where the path is. */
+  readonly config: ModelConfig | undefined;
 }
 
 /**
@@ -81,9 +88,10 @@ export async function outlineModel(
   const { model, cacheFolder } = options;
   const local = await locateHere(model);
   const path = local ?? (await downloadedFolder({ id: model, cacheFolder }));
-  if (path === undefined) return { description: 'a model of the hub', path };
+  if (path === undefined) return { description: 'a model of the hub', path, config: undefined };
   const source = await readSource(path, model);
-  return { description: embeddedModels.get(model) ?? describe(source), path };
+  const description = embeddedModels.get(model) ?? describe(source);
+  return { description, path, config: source.config };
 }
 
 /** The folder or file of a model; downloads it if it is one of the hub's. */

@@ -28,6 +28,7 @@ export interface Metrics {
   readonly runningQueries: Gauge;
   readonly storeContexts: Gauge<'state'>;
   readonly storeBytes: Gauge<'state'>;
+  readonly deviceMemoryBytes: Gauge<'state'>;
 }
 
 /**
@@ -86,5 +87,8 @@ export function createMetrics(): Metrics {
     runningQueries: gauge('readonce_running_queries', 'Queries running or queued.'),
     storeContexts: gauge('readonce_store_contexts', 'Contexts in the store, by state.', ['state']),
     storeBytes: gauge('readonce_store_bytes', "Bytes of the store's file, by use.", ['state']),
+    deviceMemoryBytes: gauge('readonce_device_memory_bytes', "Bytes of the GPU's memory.", [
+      'state',
+    ]),
   };
 }

@@ -12,6 +12,8 @@ export interface RuntimeOptions {
   readonly threads: number;
   /** Most bytes of loaded contexts and tails on a GPU; 0: as many as there is room for. */
   readonly poolBytes: number;
+  /** Queries that may compute at once: a GPU has places for them. Default 32. */
+  readonly maxRunning?: number | undefined;
   /** What they are held in there; default `f16`. */
   readonly devicePrecision?: DevicePrecision | undefined;
 }
@@ -23,7 +25,7 @@ export interface RuntimeOptions {
  */
 export async function createRuntime(
   source: GraphSource,
-  { device, threads, poolBytes, devicePrecision = 'f16' }: RuntimeOptions,
+  { device, threads, poolBytes, maxRunning, devicePrecision = 'f16' }: RuntimeOptions,
 ): Promise<Runtime> {
   if (device.device === 'cpu') return createOrtCpuRuntime(source, { threads });
   // Loaded late: machines without CUDA never touch it.
@@ -32,5 +34,6 @@ export async function createRuntime(
     deviceIndex: device.index,
     poolBytes,
     precision: devicePrecision,
+    maxRunning,
   });
 }

@@ -133,7 +133,8 @@ export interface Logits {
   /**
    * Index of the largest of `values()`, the lowest one if tied. Cheap: it is all that greedy
    * decoding asks for.
-   * @throws AssertionError if the largest is not a finite number
+   * @throws AssertionError if the largest is not a finite number; on a GPU, whose float16 a model
+   * may exceed, ReadonceError `unsupported`
    */
   argmax(): number;
   /** All of them, float32. May copy from the device. Stays as it is; do not write. */
@@ -171,7 +172,7 @@ export type Pieces = Iterable<() => void>;
  * time. Errors of the device become `ReadonceError`s (`internal`, `out_of_memory`).
  */
 export interface Runtime {
-  /** `ort-cpu` or `reference`. */
+  /** `ort-cpu`, `ort-cuda` or `reference`. */
   readonly name: string;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
@@ -216,5 +217,12 @@ export interface Runtime {
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];
+  /** A device's memory at this moment, whoever uses it. Only of a device with its own. */
+  deviceMemory?(): { readonly freeBytes: number; readonly totalBytes: number };
+  /**
+   * Whether an error tells of a device that this process can no longer use: all there is left to do
+   * is to end it, without `close`. Only where a device can be lost. May wait for the device.
+   */
+  isDeviceLost?(error: unknown): boolean;
   close(): void;
 }

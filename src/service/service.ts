@@ -4,6 +4,7 @@ import { Chats } from './chats.ts';
 import { ContextLookup } from './context-lookup.ts';
 import { Contexts } from './contexts.ts';
 import type { ServiceDeps } from './deps.ts';
+import { DeviceGauges } from './device-gauges.ts';
 import { Ingestions, type IngestionObserver } from './ingestions.ts';
 import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
 import { Queries } from './queries.ts';
@@ -46,6 +47,7 @@ export class Service {
   readonly chats: Chats;
   readonly transfers: Transfers;
   readonly storeGauges: StoreGauges;
+  readonly deviceGauges: DeviceGauges;
   readonly #deps: ServiceDeps;
   readonly #ingestions: Ingestions;
   readonly #put: PutContext;
@@ -62,6 +64,7 @@ export class Service {
     this.chats = new Chats(deps, { lookup, queries: this.queries, put: this.#put });
     this.transfers = new Transfers(deps, lookup, salts);
     this.storeGauges = new StoreGauges(deps);
+    this.deviceGauges = new DeviceGauges(deps);
   }
 
   /** See `PutContext.put`. */

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { defined } from '../../src/core/assert.ts';
 import { Gate } from '../support/fake-engine.ts';
 import { readEvents, startTestServer, until, type TestServer } from '../support/test-server.ts';
 
@@ -134,6 +135,26 @@ test('metrics count requests by route pattern, never by path', async () => {
   expect(text).toContain('readonce_prefilled_tokens_total 3');
   expect(text).toContain('readonce_errors_total{code="not_found"} 1');
   expect(text).not.toContain(id);
+});
+
+test("metrics have the memory of the model's GPU, if it has one", async () => {
+  const samples = async () => {
+    const text = await (await server.request('/metrics')).text();
+    return text.split('\n').filter((line) => line.startsWith('readonce_device_memory_bytes'));
+  };
+  const { engine } = server;
+  engine.memory = { freeBytes: 5e9, totalBytes: 80e9 };
+  expect(await samples()).toEqual([]);
+  engine.info = { ...defined(engine.info, 'what it says'), device: 'cuda:0 NVIDIA H100' };
+  const expected = [
+    'readonce_device_memory_bytes{state="used"} 75000000000',
+    'readonce_device_memory_bytes{state="total"} 80000000000',
+  ];
+  expect(await samples()).toEqual(expected);
+  engine.memory = new Error('busy');
+  expect(await samples()).toEqual(expected);
+  engine.state = 'unavailable';
+  expect(await samples()).toEqual([]);
 });
 
 test('every request has one log line without its query string', async () => {

@@ -22,6 +22,7 @@ export function sources(different: Partial<CudaProbeSources> = {}): CudaProbeSou
     arch: 'x64',
     findProvider: () => ({ folder: '/ort', missing: [], matches: true }),
     findKernels: () => '/dist/kernels.fatbin',
+    kernelsAreOld: () => false,
     askNative: () => soundAnswer,
     ...different,
   };

@@ -14,14 +14,20 @@ export interface DriverCall {
   readonly args: readonly DriverArgument[];
 }
 
+const outOfMemory = 2;
+
 /** What a fake function does: writes its results, and returns a status (0 if nothing). */
 export type Behaviour = (...args: readonly DriverArgument[]) => number | undefined;
 
 /**
  * A driver without a GPU: records calls, hands out handles of its own, and does what `behaviours`
  * say. Errors are named as `error 2`, and described as `text of 2`.
+ * @param shortOf functions that do nothing but say that there is no memory
  */
-export function fakeDriver(behaviours: Partial<Record<DriverFunction, Behaviour>> = {}): {
+export function fakeDriver(
+  behaviours: Partial<Record<DriverFunction, Behaviour>> = {},
+  shortOf: ReadonlySet<DriverFunction> = new Set(),
+): {
   readonly driver: CudaDriver;
   readonly calls: DriverCall[];
   /** The calls' names. */
@@ -38,6 +44,7 @@ export function fakeDriver(behaviours: Partial<Record<DriverFunction, Behaviour>
         return 0;
       }
       calls.push({ name, args });
+      if (shortOf.has(name)) return outOfMemory;
       const [first] = args;
       if (first instanceof BigUint64Array) first[0] = handles++;
       return behaviours[name]?.(...args) ?? 0;
@@ -89,8 +96,11 @@ export interface RecordedLaunch extends Launch {
   readonly args: readonly KernelArgument[];
 }
 
-/** Records launches; 264 blocks of anything are resident. */
-export function fakeLauncher(): {
+/**
+ * Records launches; 264 blocks of anything are resident.
+ * @param onLaunch does what a test wants of kernels
+ */
+export function fakeLauncher(onLaunch?: (launch: RecordedLaunch) => void): {
   readonly launches: RecordedLaunch[];
   launch(name: string, launch: Launch, args: readonly KernelArgument[]): void;
   residentBlocks(
@@ -109,7 +119,9 @@ export function fakeLauncher(): {
     launches,
     asked,
     launch: (name, launch, args) => {
-      launches.push({ name, ...launch, args });
+      const recorded = { name, ...launch, args };
+      launches.push(recorded);
+      onLaunch?.(recorded);
     },
     residentBlocks: (name, shape) => {
       asked.push({ name, ...shape });

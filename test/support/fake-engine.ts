@@ -14,6 +14,7 @@ import type {
   Ingested,
   IngestProgress,
   IngestRequest,
+  MemoryUse,
   SessionRequest,
 } from '../../src/engine/protocol.ts';
 import type { FakeStore } from './fake-store.ts';
@@ -61,6 +62,8 @@ export class FakeEngine implements Engine {
     layout,
     device: 'cpu',
   };
+  /** Of a GPU; an error: why it cannot be told. */
+  memory: MemoryUse | Error | undefined;
   identifies = 0;
   /** Whether what is ingested is derived from a stored context. */
   derives = false;
@@ -86,6 +89,12 @@ export class FakeEngine implements Engine {
 
   constructor(store: FakeStore) {
     this.#store = store;
+  }
+
+  deviceMemory(): Promise<MemoryUse | undefined> {
+    return this.memory instanceof Error
+      ? Promise.reject(this.memory)
+      : Promise.resolve(this.memory);
   }
 
   async identify(request: IdentifyRequest): Promise<Identified> {

@@ -39,8 +39,7 @@ function give(out: DriverArgument | undefined, value: bigint): number {
  * Device and pinned memory that is this process's own: copies from the host, and back, are done at
  * once. Addresses that are reserved have no memory.
  */
-function hostedMemory(): Behaviours {
-  const memories = new Map<bigint, StableMemory>();
+function hostedMemory(memories: Map<bigint, StableMemory>): Behaviours {
   const allocate: Behaviour = (out, sizeBytes) => {
     const memory = allocateStable(Number(sizeBytes));
     memories.set(memory.address, memory);
@@ -155,24 +154,36 @@ export interface FakeKernelGpu {
   readonly gpu: KernelGpu;
   readonly memory: VirtualMemory;
   readonly calls: DriverCall[];
-  readonly launches: readonly RecordedLaunch[];
+  readonly launches: RecordedLaunch[];
+  /** Runs of device and pinned memory that are not freed. */
+  readonly allocations: () => number;
+  /** Functions that answer that there is no memory, from when they are put in. */
+  readonly shortOf: Set<DriverFunction>;
 }
 
 /** A GPU whose memory can be looked at, and whose kernels are only recorded. */
 export function fakeKernelGpu(
-  options: { readonly roomBytes?: () => number; readonly behaviours?: Behaviours } = {},
+  options: {
+    readonly roomBytes?: () => number;
+    readonly behaviours?: Behaviours;
+    readonly onLaunch?: (launch: RecordedLaunch) => void;
+  } = {},
 ): FakeKernelGpu {
   const memory = virtualMemory(options.roomBytes);
-  const { driver, calls } = fakeDriver({
+  const memories = new Map<bigint, StableMemory>();
+  const behaviours = {
     ...fakeGpu(),
-    ...hostedMemory(),
+    ...hostedMemory(memories),
     ...memory.behaviours,
     ...options.behaviours,
-  });
+  };
+  const shortOf = new Set<DriverFunction>();
+  const { driver, calls } = fakeDriver(behaviours, shortOf);
   const device = CudaDevice.open(0, driver);
-  const launcher = fakeLauncher();
+  const launcher = fakeLauncher(options.onLaunch);
   const gpu = { device, stream: device.createStream(), kernels: createKernels(launcher) };
-  return { gpu, memory, calls, launches: launcher.launches };
+  const allocations = (): number => memories.size;
+  return { gpu, memory, calls, launches: launcher.launches, allocations, shortOf };
 }
 
 /** What contexts and tails are made from, over a fake GPU. */

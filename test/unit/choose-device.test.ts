@@ -1,6 +1,13 @@
 import { rmSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { checksOf, chooseDevice, deviceLabel } from '../../src/runtime/choose-device.ts';
+import type { ModelConfig } from '../../src/model/config.ts';
+import {
+  checksOf,
+  chooseDevice,
+  deviceForModel,
+  deviceLabel,
+  type ChosenDevice,
+} from '../../src/runtime/choose-device.ts';
 import { createRuntime } from '../../src/runtime/create-runtime.ts';
 import { h100, probeOf, soundAnswer } from '../support/cuda-probe.ts';
 import { temporaryFolder } from '../support/tiny-checkpoint.ts';
@@ -89,6 +96,31 @@ describe('a runtime', () => {
     });
   });
   afterAll(() => rmSync(folder, { recursive: true }));
+
+  it('runs models on a GPU that there are kernels for, by auto others on the CPU', () => {
+    const cuda: ChosenDevice = { device: 'cuda', index: 0, name: h100.name };
+    const fits = { ...model.config, headDim: 128, hiddenSize: 4096, queryHeads: 32, kvHeads: 8 };
+    const unfit: readonly (readonly [Partial<ModelConfig>, RegExp])[] = [
+      [{ headDim: 96 }, /heads of 96 elements, not 64 or 128/],
+      [{ hiddenSize: 4100 }, /hidden size of 4100, no multiple of 32/],
+      [{ queryHeads: 129, kvHeads: 1 }, /129 query heads for a KV head, more than 128/],
+    ];
+    for (const wanted of ['auto', 'cuda'] as const) {
+      expect(deviceForModel(cuda, wanted, fits)).toBe(cuda);
+      const known = chooseDevice({ device: wanted, deviceIndex: 0 }, probeOf, fits);
+      expect(known).toEqual(cuda);
+    }
+    for (const [different, reason] of unfit) {
+      const config = { ...fits, ...different };
+      const onCpu = { device: 'cpu', reason: expect.stringMatching(reason) as string };
+      expect(deviceForModel(cuda, 'auto', config)).toEqual(onCpu);
+      expect(chooseDevice({ device: 'auto', deviceIndex: 0 }, probeOf, config)).toEqual(onCpu);
+      const explicit = () => deviceForModel(cuda, 'cuda', config);
+      expect(explicit).toThrow(reason);
+      expect(explicit).toThrow(expect.objectContaining({ code: 'unsupported' }));
+      expect(deviceForModel({ device: 'cpu' }, 'auto', config)).toEqual({ device: 'cpu' });
+    }
+  });
 
   it('is that of the chosen device', async () => {
     const runtime = await createRuntime(model, {

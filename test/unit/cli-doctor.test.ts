@@ -5,6 +5,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadConfig } from '../../src/config/load-config.ts';
 import { generalChecks, nodeCheck, storeCheck } from '../../src/cli/doctor-checks.ts';
 import { describeReport, makeReport, type DoctorReport } from '../../src/cli/doctor-report.ts';
+import { defined } from '../../src/core/assert.ts';
+import { outlineModel } from '../../src/model/load.ts';
 import { runCli } from '../../src/cli/run.ts';
 import type { WantedDevice } from '../../src/runtime/choose-device.ts';
 import { h100, probeOf, soundAnswer } from '../support/cuda-probe.ts';
@@ -50,6 +52,24 @@ describe('the verdict', () => {
   it('is that nothing runs without what any device needs', () => {
     const general = [{ name: 'model', ok: false, found: 'none', fix: 'Name one.' }];
     expect(report('cpu', { general })).toMatchObject({ ok: false, device: { runs: null } });
+  });
+
+  it('is of the configured model, too', async () => {
+    const { config } = await outlineModel({ model: 'reader-mini', cacheFolder: folder });
+    const model = { ...defined(config, 'a config'), headDim: 96 };
+    const judge = (device: WantedDevice) =>
+      makeReport({ wish: { device, deviceIndex: 0 }, general: sound, probe: probeOf(), model });
+    expect(judge('auto')).toMatchObject({ ok: true, device: { auto: 'cpu', runs: 'cpu' } });
+    expect(judge('auto').device.reason).toMatch(/^model-kernels: the model has heads of 96/);
+    expect(judge('cuda')).toMatchObject({ ok: false, device: { runs: null } });
+    expect(describeReport(judge('cuda'))).toMatch(/fails {2}model-kernels .*\n.*--device cpu/);
+    const { cuda } = makeReport({
+      wish: { device: 'auto', deviceIndex: 0 },
+      general: sound,
+      probe: probeOf(),
+      model: defined(config, 'a config'),
+    });
+    expect(cuda.at(-1)).toMatchObject({ name: 'model-kernels', ok: true });
   });
 
   it('says why auto takes the CPU', () => {

@@ -31,6 +31,16 @@ describe('a pool of blocks', () => {
     expect(small.mostBlocks).toBe(chunkBlocks);
   });
 
+  it('has room for as many bytes as it is asked for, in whole chunks', () => {
+    const { gpu } = open(1);
+    for (const format of ['f16', 'i8r'] as const) {
+      for (const poolBytes of [95e6, 381e6, 3e9]) {
+        const blocks = new BlockPool(gpu, { format, headDim, poolBytes });
+        expect(blocks.mostBlocks * blocks.blockBytes).toBeGreaterThanOrEqual(poolBytes);
+      }
+    }
+  });
+
   it('takes the lowest first, keys and values at the same place', () => {
     const { blocks, memory } = open(3);
     expect([...blocks.take(3)]).toEqual([0, 1, 2]);

@@ -90,23 +90,23 @@ describe('a context in device memory', () => {
     expect(launches).toHaveLength(1);
   });
 
-  it('is copied by whole blocks, keys and values', () => {
+  it('is copied by whole blocks, keys and values, neighbours together', () => {
     const { caches, calls } = fakeCaches(layout);
-    const source = new CudaContextCache(caches, rows(0, 33, 1, 0));
-    const target = new CudaContextCache(caches, rows(1, 64, 32, 0));
+    const source = new CudaContextCache(caches, rows(0, 33, 1, 1));
+    const target = new CudaContextCache(caches, rows(1, 64, 33, 1));
     calls.length = 0;
     target.copyFrom(source);
     const { keys, values } = caches.blocks.pool;
     const copies = calls.filter(({ name }) => name === 'cuMemcpyDtoDAsync_v2');
+    // Blocks 0, 1; 2; 3 of the source; 4; 5, 6; 7, 8; 9 of the target.
     const expected = [
-      [4, 0],
-      [5, 1],
-      [6, 2],
-    ].flatMap(([to, from]) =>
+      [5, 0, 3],
+      [9, 3, 1],
+    ].flatMap(([to, from, count]) =>
       [keys, values].map((side) => [
         side + BigInt((to ?? 0) * sideBytes),
         side + BigInt((from ?? 0) * sideBytes),
-        sideBytes,
+        (count ?? 0) * sideBytes,
         caches.gpu.stream.handle,
       ]),
     );

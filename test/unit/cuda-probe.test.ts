@@ -65,6 +65,11 @@ describe('probing for CUDA', () => {
     ],
     ['no kernels', { findKernels: () => undefined }, /^kernels: not built → .*build:native/],
     [
+      'kernels of other sources',
+      { kernelsAreOld: () => true },
+      /^kernels: .*built of other sources than these → .*build:native/,
+    ],
+    [
       'no driver',
       answering({ version: undefined, error: 'libcuda.so.1: no such file' }),
       /^driver: libcuda\.so\.1: no such file → .*driver 580.*--gpus all/,

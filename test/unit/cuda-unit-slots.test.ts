@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { headCount } from '../../src/core/kv-layout.ts';
 import { createRandom } from '../../src/core/random.ts';
 import { bytesAt } from '../../src/runtime/cuda/driver-api.ts';
@@ -9,9 +9,11 @@ import { fakeKernelGpu } from '../support/fake-memory.ts';
 const layout = { layers: 2, kvHeads: 3, group: 2, headDim: 64 };
 const heads = headCount(layout);
 
-function open() {
+function open(places = mostUnits) {
   const fake = fakeKernelGpu();
-  const slots = new UnitSlots(fake.gpu, layout);
+  const onMove = vi.fn<() => void>();
+  const slots = new UnitSlots(fake.gpu, { layout, places, onMove });
+  onMove.mockClear();
   /** How many tables were copied since the last time. */
   const copied = (): number => {
     const { length } = fake.calls.filter(({ name }) => name === 'cuMemcpy2DAsync_v2');
@@ -33,7 +35,7 @@ function open() {
     }
   };
   copied();
-  return { slots, copied, expectTables };
+  return { fake, slots, copied, expectTables, onMove };
 }
 
 let versions = 0;
@@ -48,10 +50,11 @@ function unit(maxBlocks: number, key: Unit['key'] = { owner: {}, number: 0 }): U
 
 describe('units in the tables', () => {
   it('lie one behind another in each layer', () => {
-    const { slots, copied, expectTables } = open();
+    const { slots, copied, expectTables, onMove } = open();
     const units = [unit(2), unit(64), unit(1)];
-    const { places, moved } = slots.place(units);
-    expect([places, moved]).toEqual([[0, 1, 2], false]);
+    const places = slots.place(units);
+    expect(places).toEqual([0, 1, 2]);
+    expect(onMove).not.toHaveBeenCalled();
     expect(slots.sequences).toBe(mostUnits * layout.kvHeads);
     expect(slots.table(1).address - slots.table(0).address).toBe(
       BigInt(4 * slots.sequences * slots.maxBlocks),
@@ -66,12 +69,12 @@ describe('units in the tables', () => {
     slots.place([first, second, third]);
     expect(copied()).toBe(3);
     const again = slots.place([third, second]);
-    expect(again.places).toEqual([2, 1]);
+    expect(again).toEqual([2, 1]);
     expect(copied()).toBe(0);
     const grown = unit(4, second.key);
     const units = [unit(1), third, grown];
-    const { places } = slots.place(units);
-    expect(places).toEqual([0, 2, 1]);
+    const places = slots.place(units);
+    expect(places).toEqual([3, 2, 1]);
     expect(copied()).toBe(2);
     expectTables(units, places);
   });
@@ -81,11 +84,11 @@ describe('units in the tables', () => {
     const owner = {};
     const [first] = [unit(2, { owner, number: 0 })];
     const second: Unit = { ...first, key: { owner, number: 1 } };
-    const { places } = slots.place([first, second]);
+    const places = slots.place([first, second]);
     expect(places).toEqual([0, 1]);
     expect(copied()).toBe(2);
     expectTables([first, second], places);
-    expect(slots.place([second, first]).places).toEqual([1, 0]);
+    expect(slots.place([second, first])).toEqual([1, 0]);
     expect(copied()).toBe(0);
   });
 
@@ -94,39 +97,92 @@ describe('units in the tables', () => {
     const [first, second] = [unit(2), unit(2)];
     slots.place([first]);
     slots.place([second]);
-    expect(copied()).toBe(2);
-    const { places } = slots.place([second, first]);
-    expect(places).toEqual([0, 1]);
+    const others = Array.from({ length: mostUnits - 1 }, () => unit(1));
+    slots.place(others);
+    expect(copied()).toBe(2 + others.length);
+    // The first was used least recently.
+    const places = slots.place([second, first]);
+    expect(places[0]).toBe(1);
     expect(copied()).toBe(1);
     expectTables([second, first], places);
   });
 
+  it('keep their places while questions come and go between steps', () => {
+    const { slots, copied } = open();
+    const steps = Array.from({ length: 16 }, () => unit(1));
+    slots.place(steps);
+    copied();
+    for (let question = 0; question < 100; question++) {
+      slots.place([unit(1), unit(1)]);
+      slots.place(steps);
+    }
+    expect(copied()).toBe(200);
+  });
+
+  it('have places beside those of another call of the same step', () => {
+    const { slots, copied, expectTables } = open(2 * mostUnits);
+    const calls = [0, 1].map(() => Array.from({ length: mostUnits }, () => unit(1)));
+    for (const units of calls) slots.place(units);
+    expect(copied()).toBe(2 * mostUnits);
+    for (const units of calls) expectTables(units, slots.place(units));
+    expect(copied()).toBe(0);
+    expect(slots.sequences).toBe(2 * mostUnits * layout.kvHeads);
+  });
+
   it('move all together when one needs more blocks than there is room for', () => {
-    const { slots, copied, expectTables } = open();
+    const { slots, copied, expectTables, onMove } = open();
     const [first, second] = [unit(64), unit(5)];
     slots.place([first, second]);
     copied();
     const long = unit(65);
     const units = [second, long, first];
-    const { places, moved } = slots.place(units);
-    expect(moved).toBe(true);
+    const places = slots.place(units);
+    expect(onMove).toHaveBeenCalledOnce();
     expect(slots.maxBlocks).toBe(128);
     expect(copied()).toBe(3);
     expectTables(units, places);
-    expect(slots.place(units).moved).toBe(false);
+    slots.place(units);
+    expect(onMove).toHaveBeenCalledOnce();
     expect(copied()).toBe(0);
     slots.close();
   });
 
+  it.each(['cuMemAlloc_v2', 'cuMemHostAlloc'] as const)(
+    'are all copied again when %s had no memory for larger tables',
+    (failing) => {
+      const { fake, slots, expectTables, onMove } = open();
+      const units = [unit(64), unit(5)];
+      slots.place(units);
+      const held = fake.allocations();
+      // Who has the address must forget it while the memory is still there.
+      onMove.mockImplementationOnce(() => {
+        expect(fake.allocations()).toBe(held);
+      });
+      fake.shortOf.add(failing);
+      expect(() => slots.place([unit(65)])).toThrow(
+        expect.objectContaining({ code: 'out_of_memory' }),
+      );
+      expect(onMove).toHaveBeenCalledOnce();
+      expect(() => slots.table(0)).toThrow(/a table/);
+      fake.shortOf.clear();
+      const places = slots.place(units);
+      expect(slots.maxBlocks).toBe(64);
+      expectTables(units, places);
+      slots.close();
+      slots.close();
+      expect(fake.allocations()).toBe(0);
+    },
+  );
+
   it('are 64 at most', () => {
     const { slots } = open();
     const units = Array.from({ length: mostUnits }, () => unit(1));
-    expect(new Set(slots.place(units).places).size).toBe(mostUnits);
+    expect(new Set(slots.place(units)).size).toBe(mostUnits);
     expect(() => slots.place([...units, unit(1)])).toThrow(/at most 64 units/);
   });
 
   it('have their tables whoever comes, goes, grows and returns', () => {
-    const { slots, expectTables } = open();
+    const { slots, expectTables, onMove } = open();
     const random = createRandom(11);
     const below = (count: number): number => random.nextUint32() % count;
     let known = Array.from({ length: 90 }, () => unit(1 + below(6)));
@@ -136,7 +192,9 @@ describe('units in the tables', () => {
       const count = 1 + below(mostUnits);
       const start = below(known.length);
       const units = [...known, ...known].slice(start, start + count);
-      const { places, moved } = slots.place(units);
+      onMove.mockClear();
+      const places = slots.place(units);
+      const moved = onMove.mock.calls.length > 0;
       expectTables(units, places);
       const now = new Map(units.map(({ key }, i) => [key, places[i] ?? -1]));
       for (const [key, place] of now) {

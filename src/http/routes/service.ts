@@ -93,6 +93,7 @@ function registerMetrics(app: App, { service, metrics }: AppDeps): void {
   app.openapi(route, async (c) => {
     const { registry } = metrics;
     service.storeGauges.update();
+    await service.deviceGauges.update();
     return c.text(await registry.metrics(), 200, { 'Content-Type': registry.contentType });
   });
 }

@@ -10,7 +10,7 @@ import type { CudaStream } from './stream.ts';
 export interface BlockPoolOptions {
   readonly format: Extract<PoolFormat, 'f16' | 'i8r'>;
   readonly headDim: HeadDim;
-  /** Most bytes that blocks may take. */
+  /** Bytes of blocks that there is room for, at least: whole chunks are made of them. */
   readonly poolBytes: number;
 }
 
@@ -55,7 +55,8 @@ export class BlockPool implements Closeable {
     const isScaled = format === 'i8r';
     this.#chunkBlocks = chunkBlocksOf(rowBytes, isScaled, granularity(gpu.device));
     this.blockBytes = 2 * blockSize * (rowBytes + (isScaled ? magnitudeBytes : 0));
-    const mostChunks = Math.max(1, Math.floor(poolBytes / (this.blockBytes * this.#chunkBlocks)));
+    // Whoever counts with `poolBytes` finds as many, though chunks are large.
+    const mostChunks = Math.max(1, Math.ceil(poolBytes / (this.blockBytes * this.#chunkBlocks)));
     this.mostBlocks = mostChunks * this.#chunkBlocks;
     this.#chunks = Array.from({ length: mostChunks }, () => undefined);
     const part = (bytesOfRow: number): GrowingMemory =>
@@ -78,15 +79,18 @@ export class BlockPool implements Closeable {
     };
   }
 
-  /** Copies a block's rows to another one. */
-  copy(stream: CudaStream, source: number, target: number): void {
+  /** Copies the rows of neighbouring blocks to others. */
+  copy(
+    stream: CudaStream,
+    { source, target, count }: { source: number; target: number; count: number },
+  ): void {
     const chunkRows = this.#chunkBlocks * blockSize;
     for (const { address, chunkBytes } of this.#parts) {
       const sizeBytes = (chunkBytes / chunkRows) * blockSize;
       stream.copyOnDevice({
         source: address + BigInt(source * sizeBytes),
         target: address + BigInt(target * sizeBytes),
-        sizeBytes,
+        sizeBytes: count * sizeBytes,
       });
     }
   }

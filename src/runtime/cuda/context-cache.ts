@@ -76,16 +76,24 @@ export class CudaContextCache implements ContextCache {
       'expected no more rows than there is room for',
     );
     const { gpu, blocks, transfer } = this.#options;
-    transfer.flush();
+    transfer.finish(other.#blocks.table);
+    // Few calls of the driver, since most blocks are taken in a row.
+    let run:
+      { readonly source: number; readonly target: number; readonly count: number } | undefined;
     for (const [head, rows] of other.#lengths.entries()) {
       for (let index = 0; index < blocksOf(rows); index++) {
-        blocks.copy(
-          gpu.stream,
-          blockAt(other.#blocks, head, index),
-          blockAt(this.#blocks, head, index),
-        );
+        const source = blockAt(other.#blocks, head, index);
+        const target = blockAt(this.#blocks, head, index);
+        const { count = 0 } = run ?? {};
+        if (run?.source === source - count && run.target === target - count) {
+          run = { source: run.source, target: run.target, count: count + 1 };
+          continue;
+        }
+        if (run !== undefined) blocks.copy(gpu.stream, run);
+        run = { source, target, count: 1 };
       }
     }
+    if (run !== undefined) blocks.copy(gpu.stream, run);
   }
 
   view(lengths: Uint32Array): ContextView {
@@ -94,7 +102,7 @@ export class CudaContextCache implements ContextCache {
         lengths.every((length, head) => length <= (this.#lengths[head] as number)),
       'expected at most the rows that are held',
     );
-    this.#options.transfer.flush();
+    this.#options.transfer.finish(this.#blocks.table);
     const view = new CudaContextView(this, lengths, () => this.#views.delete(view));
     this.#views.add(view);
     return view;
@@ -103,7 +111,7 @@ export class CudaContextCache implements ContextCache {
   resize(lengths: Uint32Array): void {
     assert(lengths.length === this.#lengths.length, 'a length for every head');
     assert(this.#views.size === 0, 'expected no open view');
-    this.#options.transfer.flush();
+    this.#options.transfer.finish(this.#blocks.table);
     this.#reshape(lengths);
   }
 

@@ -1,5 +1,4 @@
 import { assert } from '../../core/assert.ts';
-import { ReadonceError } from '../../core/errors.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
@@ -18,14 +17,16 @@ import type {
 import { hostPoolBytes } from '../host-pool-bytes.ts';
 import { checkScoreSlice } from '../score-slice.ts';
 import { BlockPool } from './block-pool.ts';
-import { callsOf, mostSlotTokens } from './calls.ts';
+import { callsOf, mostSlots, mostSlotTokens } from './calls.ts';
 import { CudaContextCache, CudaContextView, type CachesOptions } from './context-cache.ts';
 import { CudaDenseCache } from './dense-cache.ts';
 import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
 import { Gpu } from './gpu.ts';
 import { CudaHostTier } from './host-tier.ts';
-import { headDims, type HeadDim } from './kernel-shapes.ts';
+import type { HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
+import { isDeviceLost } from './lost-device.ts';
+import { requireKernels } from './model-check.ts';
 import { QueryCalls, type CudaSlot, type LaunchStep } from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
@@ -38,6 +39,8 @@ export interface CudaRuntimeOptions {
   readonly poolBytes: number;
   /** What contexts and tails are held in; with `int8`, stored `int8` is held as it is stored. */
   readonly precision: DevicePrecision;
+  /** Queries that may compute at once: default 32; more make a step of several calls. */
+  readonly maxRunning?: number | undefined;
   /** For measurements of a step by itself; by default it is launched once. */
   readonly launchStep?: LaunchStep | undefined;
 }
@@ -50,9 +53,6 @@ export type DevicePrecision = 'f16' | 'int8';
  * memory is nobody else's.
  */
 const hostShare = 0.5;
-
-/** What the LM head's kernel reads of a row at once. */
-const headInputs = 32;
 
 /**
  * What the pool may take beyond what its users count with: last blocks of heads that are not full.
@@ -69,21 +69,7 @@ const poolShare = 0.6;
  * without kernels, `out_of_memory` if it does not fit
  */
 export function createCudaRuntime(source: GraphSource, options: CudaRuntimeOptions): Runtime {
-  const { headDim } = source.config;
-  if (!headDims.some((each) => each === headDim)) {
-    throw new ReadonceError(
-      'unsupported',
-      `Expected heads of ${headDims.join(' or ')} elements on a GPU but got ${headDim}: use the CPU`,
-    );
-  }
-  const { hiddenSize } = source.config;
-  if (hiddenSize % headInputs !== 0) {
-    throw new ReadonceError(
-      'unsupported',
-      `Expected a hidden size that is a multiple of ${headInputs} on a GPU but got ${hiddenSize}: ` +
-        'use the CPU',
-    );
-  }
+  requireKernels(source.config);
   return new CudaRuntime(source, options);
 }
 
@@ -105,9 +91,10 @@ class CudaRuntime implements Runtime {
   readonly #caches: CachesOptions;
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
+  #open = true;
 
   constructor(source: GraphSource, options: CudaRuntimeOptions) {
-    const { deviceIndex, poolBytes, precision, launchStep } = options;
+    const { deviceIndex, poolBytes, precision, maxRunning = mostSlots, launchStep } = options;
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
@@ -135,7 +122,9 @@ class CudaRuntime implements Runtime {
     };
     this.hostTier = new CudaHostTier(this.#caches, hostPoolBytes() * hostShare);
     this.#dense = new DenseCalls(computing);
-    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, launchStep });
+    // A context and a tail each: the calls of a step must not take each other's places.
+    const places = 2 * Math.max(mostSlots, maxRunning);
+    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, places, launchStep });
   }
 
   defaultPoolBytes(): number {
@@ -229,7 +218,17 @@ class CudaRuntime implements Runtime {
     return { ...slot, ids, startPosition };
   }
 
+  deviceMemory(): { readonly freeBytes: number; readonly totalBytes: number } {
+    return this.#gpu.device.memory();
+  }
+
+  isDeviceLost(error: unknown): boolean {
+    return this.#open && isDeviceLost(error, this.#gpu.stream);
+  }
+
   close(): void {
+    if (!this.#open) return;
+    this.#open = false;
     this.#gpu.stream.synchronize();
     this.#queries.close();
     this.#dense.close();

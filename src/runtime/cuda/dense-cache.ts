@@ -28,7 +28,6 @@ export class CudaDenseCache implements DenseCache {
   readonly #memory: DeviceMemory;
   readonly #layers: readonly DenseLayer[];
   readonly #tensors: readonly OrtTensor[];
-  readonly #lastRow = new Int32Array(1);
   readonly #totalRows = new Int32Array(1);
   #length = 0;
   #open = true;
@@ -83,9 +82,9 @@ export class CudaDenseCache implements DenseCache {
   /** Tells the layers how many rows there will be; for the next runs that are started. */
   expect(rows: number): void {
     assert(rows <= this.capacity, `${rows} rows exceed the capacity ${this.capacity}`);
-    this.#lastRow[0] = rows - 1;
     this.#totalRows[0] = rows;
-    this.#options.gpu.stream.copyToDevice(this.#lastRowAddress(), this.#lastRow);
+    // An array of its own: the one before may not be read yet.
+    this.#options.gpu.stream.copyToDevice(this.#lastRowAddress(), Int32Array.of(rows - 1));
   }
 
   append(rows: number): void {

@@ -89,7 +89,12 @@ class Workspace implements Closeable {
     this.#runner = new LayerRunner({ ...options, mostTokens: mostDenseTokens });
     const memory = new Layout();
     this.#logSums = memory.add(options.config.queryHeads * mostDenseTokens * 4);
-    this.#arena = new Arena(options.gpu.device, memory);
+    try {
+      this.#arena = new Arena(options.gpu.device, memory);
+    } catch (error) {
+      this.#runner.close();
+      throw error;
+    }
   }
 
   begin(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): void {
@@ -100,7 +105,6 @@ class Workspace implements Closeable {
     cache.expect(cache.length + tokens);
     const longs = (value: (i: number) => number): BigInt64Array =>
       BigInt64Array.from(ids, (_, i) => BigInt(value(i)));
-    // Small ordinary arrays are read before the call returns.
     stream.copyToDevice(
       this.#runner.address('input_ids'),
       longs((i) => ids[i] as number),

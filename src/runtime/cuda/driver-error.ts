@@ -46,7 +46,8 @@ export interface DriverFailure {
 /**
  * The error for a bad status: `out_of_memory` for CUDA_ERROR_OUT_OF_MEMORY, `engine_unavailable`
  * with the fix where GPU, driver or kernels do not go together, else `internal`. A kernel's failure
- * (an illegal address, say) is reported by any later call, and the process must then be restarted.
+ * (an illegal address, say) is reported by any later call, and the process must then be restarted
+ * (`isDeviceLost`).
  */
 export function driverError(failure: DriverFailure): ReadonceError {
   const { call, status, name, text } = failure;

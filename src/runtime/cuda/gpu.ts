@@ -15,6 +15,7 @@ export class Gpu implements Closeable {
   readonly kernels: Kernels;
   readonly ort: OrtDevice;
   readonly #module: KernelModule;
+  #open = true;
 
   /** @throws ReadonceError `engine_unavailable`: `readonce doctor` says what is missing */
   constructor(deviceIndex: number) {
@@ -27,6 +28,8 @@ export class Gpu implements Closeable {
 
   /** After all that was made on the device is closed. */
   close(): void {
+    if (!this.#open) return;
+    this.#open = false;
     this.stream.synchronize();
     this.ort.close();
     this.#module.close();

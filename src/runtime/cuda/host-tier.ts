@@ -1,15 +1,13 @@
-import { assert, defined } from '../../core/assert.ts';
+import { assert } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { ContextCache, HostCopy, HostTier } from '../runtime.ts';
 import { CudaContextCache, type CachesOptions } from './context-cache.ts';
 import type { PinnedMemory } from './device.ts';
+import { HostSlabs, slabPiecesBytes, slabSizes, type SlabSize } from './host-slabs.ts';
 import type { StagedFormat } from './kernel-shapes.ts';
 
-/** Bytes of rows in one slab. Page-locked memory is slow to get: slabs are kept and used again. */
-const slabBytes = 64 * 1024 * 1024;
-const piecesBytes = 64 * 1024;
 const pieceNumbers = 4;
-const mostPieces = piecesBytes / (4 * pieceNumbers);
+const mostPieces = slabPiecesBytes / (4 * pieceNumbers);
 const alignment = 16;
 
 /** What kernels move a piece with: enough to fill the bus. */
@@ -28,51 +26,61 @@ interface Piece {
   readonly head: number;
 }
 
+/** What is to be in a slab. */
+interface SlabPlan {
+  readonly size: SlabSize;
+  readonly pieces: readonly Piece[];
+}
+
 /** Copies of contexts in page-locked host memory, which the card reads at the speed of its bus. */
 export class CudaHostTier implements HostTier, Closeable {
   readonly poolBytes: number;
   readonly #options: CachesOptions;
-  readonly #free: PinnedMemory[] = [];
+  readonly #slabs: HostSlabs;
 
   constructor(options: CachesOptions, poolBytes: number) {
     this.#options = options;
     this.poolBytes = poolBytes;
+    this.#slabs = new HostSlabs(options.gpu.device, poolBytes);
   }
 
   copyBytes(lengths: Uint32Array): number {
-    return this.#layOut(lengths).length * slabBytes;
+    return sizeOf(this.#layOut(lengths));
   }
 
   copy(context: ContextCache): HostCopy {
     assert(context instanceof CudaContextCache, 'a context of this runtime');
-    const { gpu } = this.#options;
+    const plans = this.#layOut(context.lengths);
     const slabs: Slab[] = [];
+    const giveBack = (): void => {
+      // The card may still be writing them, or reading.
+      this.#options.gpu.stream.synchronize();
+      for (const { memory } of slabs) this.#slabs.give(memory);
+    };
     try {
-      for (const pieces of this.#layOut(context.lengths)) {
-        slabs.push(this.#slab(pieces));
-      }
+      for (const plan of plans) slabs.push(this.#slab(plan));
+      this.#move(context, slabs, 'store');
     } catch (error) {
-      this.#giveBack(slabs);
+      giveBack();
       throw error;
     }
-    this.#move(context, slabs, 'store');
-    const lengths = context.lengths.slice();
-    return new CudaHostCopy(lengths, slabs, slabs.length * slabBytes, () => {
-      // The card may still be writing them, or reading.
-      gpu.stream.synchronize();
-      this.#giveBack(slabs);
-    });
+    return new CudaHostCopy(context.lengths.slice(), slabs, sizeOf(plans), giveBack);
   }
 
   restore(copy: HostCopy): ContextCache {
     assert(copy instanceof CudaHostCopy, 'a copy of this runtime');
     const context = new CudaContextCache(this.#options, copy.lengths);
-    this.#move(context, copy.slabs, 'load');
-    return context;
+    try {
+      this.#move(context, copy.slabs, 'load');
+      return context;
+    } catch (error) {
+      context.close();
+      throw error;
+    }
   }
 
   close(): void {
-    for (const memory of this.#free.splice(0)) memory.close();
+    this.#slabs.close();
   }
 
   #move(context: CudaContextCache, slabs: readonly Slab[], way: 'load' | 'store'): void {
@@ -81,7 +89,7 @@ export class CudaHostTier implements HostTier, Closeable {
     const table = { address: transfer.tableOf(target), maxBlocks: target.maxBlocks };
     for (const { memory, pieceCount } of slabs) {
       gpu.kernels[way](gpu.stream, {
-        staging: memory.address + BigInt(piecesBytes),
+        staging: memory.address + BigInt(slabPiecesBytes),
         staged: this.#staged(),
         pieces: memory.address,
         pieceCount,
@@ -92,41 +100,39 @@ export class CudaHostTier implements HostTier, Closeable {
     }
   }
 
-  #slab(pieces: readonly Piece[]): Slab {
-    const { device } = this.#options.gpu;
-    const memory = this.#free.pop() ?? device.pin(piecesBytes + slabBytes);
+  #slab({ size, pieces }: SlabPlan): Slab {
+    const memory = this.#slabs.take(size);
     const { buffer, byteOffset } = memory.bytes;
-    const numbers = new Int32Array(buffer, byteOffset, piecesBytes / 4);
+    const numbers = new Int32Array(buffer, byteOffset, slabPiecesBytes / 4);
     for (const [i, { offsetBytes, rows, firstRow, head }] of pieces.entries()) {
       numbers.set([offsetBytes / alignment, rows, firstRow, head], i * pieceNumbers);
     }
     return { memory, pieceCount: pieces.length };
   }
 
-  #giveBack(slabs: readonly Slab[]): void {
-    for (const { memory } of slabs) this.#free.push(memory);
-  }
-
-  /** The pieces of each slab. */
-  #layOut(lengths: Uint32Array): readonly (readonly Piece[])[] {
+  /** Large slabs as long as there are rows to fill them, so that little is left empty. */
+  #layOut(lengths: Uint32Array): readonly SlabPlan[] {
     const pairBytes = 2 * this.#rowBytes();
-    const slabs: Piece[][] = [];
-    let filled = slabBytes;
+    let leftBytes = pairBytes * lengths.reduce((sum, length) => sum + length, 0);
+    const plans: { readonly size: SlabSize; readonly pieces: Piece[] }[] = [];
+    let filled = 0;
     for (const [head, length] of lengths.entries()) {
       for (let firstRow = 0; firstRow < length;) {
-        const fits = Math.floor((slabBytes - filled) / pairBytes);
-        if (fits === 0 || slabs.at(-1)?.length === mostPieces) {
-          slabs.push([]);
+        const plan = plans.at(-1);
+        const roomBytes = plan === undefined ? 0 : slabSizes[plan.size] - filled;
+        const rows = Math.min(Math.floor(roomBytes / pairBytes), length - firstRow);
+        if (plan === undefined || rows <= 0 || plan.pieces.length === mostPieces) {
+          plans.push({ size: leftBytes >= slabSizes.large ? 'large' : 'small', pieces: [] });
           filled = 0;
           continue;
         }
-        const rows = Math.min(fits, length - firstRow);
-        defined(slabs.at(-1), 'a slab').push({ offsetBytes: filled, rows, firstRow, head });
+        plan.pieces.push({ offsetBytes: filled, rows, firstRow, head });
         filled = Math.ceil((filled + rows * pairBytes) / alignment) * alignment;
+        leftBytes -= rows * pairBytes;
         firstRow += rows;
       }
     }
-    return slabs;
+    return plans;
   }
 
   /** As the pool holds rows, so that nothing is rounded. */
@@ -164,4 +170,8 @@ class CudaHostCopy implements HostCopy {
     this.#open = false;
     this.#onClose();
   }
+}
+
+function sizeOf(plans: readonly SlabPlan[]): number {
+  return plans.reduce((sum, { size }) => sum + slabSizes[size], 0);
 }

@@ -1,10 +1,11 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { assert } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { asReadonceError, ReadonceError } from '../../core/errors.ts';
 import type { CudaDevice } from './device.ts';
 import type { CudaDriver } from './driver-api.ts';
+import { kernelsAreOld } from './kernel-sources.ts';
 import { LaunchBuffer, type Grid, type KernelArgument } from './launch-buffer.ts';
 
 /** How a kernel is launched. */
@@ -79,10 +80,12 @@ export class KernelModule implements KernelLauncher, Closeable {
 
   /**
    * Loads a fatbin onto a device, which must be the current one.
-   * @throws ReadonceError `engine_unavailable` if the file is missing, or has nothing that this
-   * card and driver can run
+   * @param path by default, where `npm run build:native` leaves it
+   * @throws ReadonceError `engine_unavailable` if the file is missing, was built of other sources
+   * than are there (looked at in its usual place), or has nothing that this card and driver can run
    */
   static load(device: CudaDevice, path: string = defaultKernelsPath()): KernelModule {
+    if (path === defaultKernelsPath() && existsSync(path) && kernelsAreOld()) throw outdated(path);
     const { major, minor } = device.computeCapability;
     if (major < oldestMajor) {
       throw new ReadonceError(
@@ -143,6 +146,15 @@ export class KernelModule implements KernelLauncher, Closeable {
     }
     return found;
   }
+}
+
+function outdated(path: string): ReadonceError {
+  return new ReadonceError(
+    'engine_unavailable',
+    `Expected the CUDA kernels of these sources but ${path} was built of others: build them again ` +
+      'with "npm run build:native", or use the CPU',
+    { details: { path } },
+  );
 }
 
 function readImage(path: string): Uint8Array {

@@ -7,6 +7,7 @@ import {
   type ProbeAnswer,
   type ProbeQuestion,
 } from './probe-native.ts';
+import { kernelsAreOld } from './kernel-sources.ts';
 import { findProvider, kernelsPath, providerFolder, type ProviderFiles } from './provider-files.ts';
 
 /** Something that a CUDA device needs. */
@@ -34,6 +35,8 @@ export interface CudaProbeSources {
   findProvider(): ProviderFiles;
   /** Path of the kernels; undefined if they are not built. */
   findKernels(): string | undefined;
+  /** Whether they were built of other sources than there are. */
+  kernelsAreOld(): boolean;
   askNative(question: ProbeQuestion): ProbeAnswer;
 }
 
@@ -54,6 +57,7 @@ const machine: CudaProbeSources = {
   arch: process.arch,
   findProvider: () => findProvider(providerFolder()),
   findKernels: () => (existsSync(kernelsPath()) ? kernelsPath() : undefined),
+  kernelsAreOld,
   askNative,
 };
 
@@ -127,8 +131,11 @@ function providerCheck(sources: CudaProbeSources): CudaCheck {
 function kernelsCheck(sources: CudaProbeSources): CudaCheck {
   const name = 'kernels';
   const path = sources.findKernels();
-  if (path !== undefined) return { name, ok: true, found: path };
   const fix = 'Run "npm run build:native", which needs nvcc of the CUDA toolkit 13.';
+  if (path !== undefined) {
+    if (!sources.kernelsAreOld()) return { name, ok: true, found: path };
+    return { name, ok: false, found: `${path}, built of other sources than these`, fix };
+  }
   return { name, ok: false, found: 'not built', fix };
 }
 

@@ -1,5 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
+import { ReadonceError } from '../../core/errors.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
@@ -40,6 +41,8 @@ export interface QueryCallOptions {
   readonly sessions: LayerSessions;
   readonly weights: DeviceWeights;
   readonly blocks: BlockPool;
+  /** Places for the tables of units: see `UnitSlotsOptions`. */
+  readonly places: number;
   readonly launchStep?: LaunchStep | undefined;
 }
 
@@ -48,7 +51,7 @@ export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
 
 /**
  * Tokens that calls are padded to. Matrix products read all weights whatever the rows, so few sizes
- * cost little, and a row has the same bits alone and in company as long as the size is the same.
+ * cost little, and there are few shapes of steps to capture.
  */
 const sizes: readonly number[] = [16, 32, 64, 128, 256, mostQueryTokens];
 
@@ -88,9 +91,9 @@ export class QueryCalls implements Closeable {
   /** @throws ReadonceError `out_of_memory` */
   constructor(options: QueryCallOptions) {
     this.#options = options;
-    const { gpu, layout, config } = options;
-    this.#inputs = new QueryInputs(gpu, layout, mostQueryTokens);
-    this.#slots = new UnitSlots(gpu, layout);
+    const { gpu, layout, config, places } = options;
+    this.#inputs = new QueryInputs(gpu, layout, { mostTokens: mostQueryTokens, places });
+    this.#slots = new UnitSlots(gpu, { layout, places, onMove: () => this.#forgetSteps() });
     this.#runner = new LayerRunner({
       ...options,
       mostTokens: mostQueryTokens,
@@ -134,8 +137,7 @@ export class QueryCalls implements Closeable {
     assert(slots.length <= mostSlots, `at most ${mostSlots} slots`);
     for (const { tail, ids } of slots) tail.reserve(ids.length);
     const plan = planUnits(slots, this.#options.layout);
-    const { places, moved } = this.#slots.place(plan.units);
-    if (moved) this.#forgetSteps();
+    const places = this.#slots.place(plan.units);
     const shape: Shape = {
       tokens: sizeFor(plan.ofToken.length),
       rows: sizeFor(slots.length),
@@ -348,8 +350,12 @@ class DeviceLogits implements Logits {
   }
 
   argmax(): number {
-    assert(this.#largest >= 0, 'expected a finite largest logit');
-    return this.#largest;
+    if (this.#largest >= 0) return this.#largest;
+    throw new ReadonceError(
+      'unsupported',
+      'Expected finite logits but the model gave others, which happens where its numbers exceed ' +
+        'float16: use the CPU, or a model that was trained in float16',
+    );
   }
 
   values(): Float32Array {

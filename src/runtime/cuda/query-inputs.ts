@@ -4,7 +4,6 @@ import type { KvLayout } from '../../core/kv-layout.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { PinnedMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
-import { mostUnits } from './unit-slots.ts';
 import type { UnitPlan } from './units.ts';
 
 /** What a call computes, by token; padding is passed over. */
@@ -23,22 +22,28 @@ const longBytes = 8;
 /**
  * What changes from call to call, in pinned memory and in one copy on the device, so that a graph
  * of a call can be replayed: int64 `ids`, `positions`, `rows`; int32 `tokens` `[T, 2]`,
- * `queryUnits` `[T, 2]`, `units` `[units, 4]`, `lengths` `[layers, units · kvHeads]`, as the
+ * `queryUnits` `[T, 2]`, `units` `[places, 4]`, `lengths` `[layers, places · kvHeads]`, as the
  * kernels take them.
  */
 export class QueryInputs implements Closeable {
   readonly #gpu: Gpu;
   readonly #layout: KvLayout;
   readonly #mostTokens: number;
+  readonly #places: number;
   readonly #regions: Readonly<Record<Part, Region>>;
   readonly #sizeBytes: number;
   readonly #arena: Arena;
   readonly #pinned: PinnedMemory;
 
-  constructor(gpu: Gpu, layout: KvLayout, mostTokens: number) {
+  constructor(
+    gpu: Gpu,
+    layout: KvLayout,
+    { mostTokens, places }: { readonly mostTokens: number; readonly places: number },
+  ) {
     this.#gpu = gpu;
     this.#layout = layout;
     this.#mostTokens = mostTokens;
+    this.#places = places;
     const memory = new Layout();
     const { layers, kvHeads } = layout;
     this.#regions = {
@@ -47,8 +52,8 @@ export class QueryInputs implements Closeable {
       rows: memory.add(mostTokens * longBytes),
       tokens: memory.add(mostTokens * 2 * intBytes),
       queryUnits: memory.add(mostTokens * 2 * intBytes),
-      units: memory.add(mostUnits * 4 * intBytes),
-      lengths: memory.add(layers * mostUnits * kvHeads * intBytes),
+      units: memory.add(places * 4 * intBytes),
+      lengths: memory.add(layers * places * kvHeads * intBytes),
     };
     this.#sizeBytes = memory.sizeBytes;
     this.#arena = new Arena(gpu.device, memory);
@@ -105,7 +110,7 @@ export class QueryInputs implements Closeable {
     units.fill(0);
     lengths.fill(0);
     const { layers, kvHeads } = this.#layout;
-    const sequences = mostUnits * kvHeads;
+    const sequences = this.#places * kvHeads;
     for (const [i, unit] of plan.units.entries()) {
       const place = places[i] as number;
       units.set([unit.firstQuery, unit.queries, unit.isCausal ? 1 : 0, 0], 4 * place);

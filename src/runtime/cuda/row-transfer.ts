@@ -2,22 +2,18 @@ import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
 import type { EncodedPairs, Precision } from '../../core/precision.ts';
-import { Arena, Layout, type Region } from './arena.ts';
+import { Arena, Layout } from './arena.ts';
 import type { PinnedMemory } from './device.ts';
 import type { KernelGpu } from './gpu.ts';
 import type { HeadDim, ModelType, PagedPool, StagedFormat } from './kernel-shapes.ts';
+import { RowEncoder, type DenseRows } from './row-encoder.ts';
+import { stagedFormat } from './staged-format.ts';
 import type { CudaEvent } from './stream.ts';
 
 /** Bytes of one half of the staging memory: one is filled while the other is read. */
 const stagingBytes = 16 * 1024 * 1024;
 const mostPieces = 4096;
 const pieceNumbers = 4;
-
-/** A head's rows in an uncompressed cache: `[rows, headDim]` each. */
-export interface DenseRows {
-  readonly keys: bigint;
-  readonly values: bigint;
-}
 
 /** Where loaded rows go. */
 export interface LoadTarget {
@@ -38,38 +34,24 @@ interface StagingHalf {
   read: CudaEvent | undefined;
 }
 
-/** Memory for gathering rows on their way out; it grows with the longest head seen. */
-interface Gathering {
-  readonly rows: number;
-  readonly arena: Arena;
-  readonly kept: Region;
-  readonly keptStarts: Region;
-  readonly pieces: Region;
-  readonly table: Region;
-  readonly keys: Region;
-  readonly values: Region;
-  readonly out: PinnedMemory;
-}
-
 /**
  * Rows between the device and their stored form. Out: gathered in order and encoded on the device,
  * then copied. In: staged as they are stored, decoded by the device into blocks.
  */
 export class RowTransfer implements Closeable {
   readonly #gpu: KernelGpu;
-  readonly #headDim: HeadDim;
-  readonly #type: ModelType;
+  readonly #encoder: RowEncoder;
   readonly #halves: StagingHalf[] = [];
   #filling = 0;
   #target: { readonly load: LoadTarget; readonly staged: StagedFormat } | undefined;
   #table: Arena | undefined;
   #tableOf: { readonly table: Int32Array; readonly version: number } | undefined;
-  #gathering: Gathering | undefined;
+  /** Tables that pieces were lost of, since loading them failed. */
+  readonly #incomplete = new WeakSet<Int32Array>();
 
-  constructor(gpu: KernelGpu, { headDim, type }: { headDim: HeadDim; type: ModelType }) {
+  constructor(gpu: KernelGpu, options: { headDim: HeadDim; type: ModelType }) {
     this.#gpu = gpu;
-    this.#headDim = headDim;
-    this.#type = type;
+    this.#encoder = new RowEncoder(gpu, options);
   }
 
   /**
@@ -77,19 +59,7 @@ export class RowTransfer implements Closeable {
    * @throws ReadonceError `out_of_memory`, `unsupported` for numbers that are not finite
    */
   encode(dense: DenseRows, rows: Uint32Array, precision: Precision): EncodedPairs {
-    const count = rows.length;
-    const sideBytes = precision.encodedBytes(count, this.#headDim);
-    if (count === 0) {
-      return { rows: 0, keys: new Uint8Array(sideBytes), values: new Uint8Array(sideBytes) };
-    }
-    const gathering = this.#gatheringFor(count);
-    this.#gather(gathering, dense, rows);
-    this.#encodeGathered(gathering, count, stagedFormat(precision));
-    const { bytes } = gathering.out;
-    const keys = bytes.slice(0, sideBytes);
-    const values = bytes.slice(sideBytes, 2 * sideBytes);
-    if (precision.name === 'f16') for (const side of [keys, values]) checkFinite(side);
-    return { rows: count, keys, values };
+    return this.#encoder.encode(dense, rows, precision);
   }
 
   /** Puts a stored piece into blocks, at the latest when `flush` is called. */
@@ -125,7 +95,10 @@ export class RowTransfer implements Closeable {
     half.filledBytes = Math.ceil((start + bytes) / 16) * 16;
   }
 
-  /** Starts the loading of all pieces so far: what is put into the stream later sees them. */
+  /**
+   * Starts the loading of all pieces so far: what is put into the stream later sees them.
+   * @throws ReadonceError `out_of_memory`; the pieces are lost then, and their table `incomplete`
+   */
   flush(): void {
     const target = this.#target;
     this.#target = undefined;
@@ -133,16 +106,35 @@ export class RowTransfer implements Closeable {
     if (target === undefined || half === undefined || half.pieceCount === 0) return;
     const { stream, kernels } = this.#gpu;
     const { load, staged } = target;
-    kernels.load(stream, {
-      staging: half.memory.address,
-      staged,
-      pieces: half.memory.address + BigInt(stagingBytes),
-      pieceCount: half.pieceCount,
-      pool: load.pool,
-      table: { address: this.#deviceTable(load), maxBlocks: load.maxBlocks },
-    });
-    half.read = stream.record();
+    try {
+      kernels.load(stream, {
+        staging: half.memory.address,
+        staged,
+        pieces: half.memory.address + BigInt(stagingBytes),
+        pieceCount: half.pieceCount,
+        pool: load.pool,
+        table: { address: this.#deviceTable(load), maxBlocks: load.maxBlocks },
+      });
+      half.read = stream.record();
+    } catch (error) {
+      // Those who come next must neither load these pieces, nor attend to rows without them.
+      empty(half);
+      this.#incomplete.add(load.table);
+      stream.synchronize();
+      throw error;
+    }
     this.#filling = 1 - this.#filling;
+  }
+
+  /** As `flush`, for those who read the rows of a table: none of its pieces may be lost. */
+  finish(table: Int32Array): void {
+    this.flush();
+    if (!this.#incomplete.has(table)) return;
+    throw new ReadonceError(
+      'out_of_memory',
+      'Expected memory to load all rows of a context but there was none: ask again, with a ' +
+        'smaller keepRatio if that does not help',
+    );
   }
 
   /** Forgets pieces for a table that is going away. */
@@ -150,7 +142,7 @@ export class RowTransfer implements Closeable {
     if (this.#target?.load.table !== table) return;
     this.#target = undefined;
     const half = this.#halves[this.#filling];
-    if (half !== undefined) [half.pieceCount, half.filledBytes] = [0, 0];
+    if (half !== undefined) empty(half);
   }
 
   /** A device copy of a table; valid until another one is asked for. */
@@ -159,10 +151,10 @@ export class RowTransfer implements Closeable {
     if (this.#table === undefined || this.#table.sizeBytes < table.byteLength) {
       stream.synchronize();
       this.#table?.close();
+      [this.#table, this.#tableOf] = [undefined, undefined];
       const layout = new Layout();
       layout.add(table.byteLength);
       this.#table = new Arena(device, layout);
-      this.#tableOf = undefined;
     }
     const address = this.#table.address({ offsetBytes: 0, sizeBytes: table.byteLength });
     if (this.#tableOf?.table !== table || this.#tableOf.version !== version) {
@@ -176,7 +168,7 @@ export class RowTransfer implements Closeable {
 
   /** The table of `load` on the device, for kernels of the caller's; until the next load. */
   tableOf(load: LoadTarget): bigint {
-    this.flush();
+    this.finish(load.table);
     return this.#deviceTable(load);
   }
 
@@ -187,8 +179,7 @@ export class RowTransfer implements Closeable {
     }
     this.#halves.length = 0;
     this.#table?.close();
-    this.#gathering?.arena.close();
-    this.#gathering?.out.close();
+    this.#encoder.close();
   }
 
   /** The half to be filled, free of what it held. */
@@ -210,102 +201,12 @@ export class RowTransfer implements Closeable {
       half.read.synchronize();
       half.read.close();
       half.read = undefined;
-      [half.pieceCount, half.filledBytes] = [0, 0];
+      empty(half);
     }
     return half;
   }
-
-  #gather(gathering: Gathering, dense: DenseRows, rows: Uint32Array): void {
-    const { stream, kernels } = this.#gpu;
-    const { arena } = gathering;
-    const count = rows.length;
-    stream.copyToDevice(arena.address(gathering.kept), rows);
-    stream.copyToDevice(arena.address(gathering.keptStarts), Int32Array.of(0, count));
-    kernels.compact(stream, {
-      type: this.#type,
-      denseKeys: dense.keys,
-      denseValues: dense.values,
-      capacity: 0,
-      kvHeads: 1,
-      kept: arena.address(gathering.kept),
-      keptStarts: arena.address(gathering.keptStarts),
-      mostKept: count,
-      pool: this.#gatheredPool(gathering),
-      table: { address: arena.address(gathering.table), maxBlocks: 1 },
-    });
-  }
-
-  #encodeGathered(gathering: Gathering, count: number, staged: StagedFormat): void {
-    const { stream, kernels } = this.#gpu;
-    const { arena, out } = gathering;
-    stream.copyToDevice(arena.address(gathering.pieces), Int32Array.of(0, count, 0, 0));
-    const rowsPerBlock = 8;
-    kernels.store(stream, {
-      staging: out.address,
-      staged,
-      pieces: arena.address(gathering.pieces),
-      pieceCount: 1,
-      blocksPerPiece: Math.min(Math.ceil(count / rowsPerBlock), 256),
-      pool: this.#gatheredPool(gathering),
-      table: { address: arena.address(gathering.table), maxBlocks: 1 },
-    });
-    stream.synchronize();
-  }
-
-  /** The gathered rows as a pool of one large block. */
-  #gatheredPool({ arena, keys, values }: Gathering): PagedPool {
-    return {
-      format: this.#type,
-      headDim: this.#headDim,
-      blockSize: largeBlock,
-      keys: arena.address(keys),
-      values: arena.address(values),
-    };
-  }
-
-  #gatheringFor(rows: number): Gathering {
-    if (this.#gathering !== undefined && this.#gathering.rows >= rows) return this.#gathering;
-    assert(rows <= largeBlock, `at most ${largeBlock} rows`);
-    this.#gathering?.arena.close();
-    this.#gathering?.out.close();
-    this.#gathering = undefined;
-    const roomFor = Math.min(largeBlock, 2 ** Math.ceil(Math.log2(Math.max(rows, 1024))));
-    const layout = new Layout();
-    const sideBytes = roomFor * this.#headDim * 2;
-    const regions = {
-      kept: layout.add(roomFor * 4),
-      keptStarts: layout.add(8),
-      pieces: layout.add(pieceNumbers * 4),
-      table: layout.add(4),
-      keys: layout.add(sideBytes),
-      values: layout.add(sideBytes),
-    };
-    const { device, stream } = this.#gpu;
-    const arena = new Arena(device, layout);
-    stream.fill32(arena.address(regions.table), { count: 1, value: 0 });
-    // Room for float32, the largest of the stored forms.
-    const out = device.pin(2 * roomFor * this.#headDim * 4);
-    this.#gathering = { rows: roomFor, arena, out, ...regions };
-    return this.#gathering;
-  }
 }
 
-/** Rows of a block that holds a whole head. */
-const largeBlock = 2 ** 20;
-
-function stagedFormat({ name }: Precision): StagedFormat {
-  const formats: Readonly<Record<string, StagedFormat>> = { f16: 'f16', f32: 'f32', int8: 'i8' };
-  return defined(formats[name], `a kernel for the precision ${name}`);
-}
-
-function checkFinite(bytes: Uint8Array): void {
-  const exponent = 0x7c00;
-  for (const half of new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)) {
-    if ((half & exponent) !== exponent) continue;
-    throw new ReadonceError(
-      'unsupported',
-      'Expected keys and values within float16 but the model gave others: use the CPU, or a ' +
-        'model that was trained in float16',
-    );
-  }
+function empty(half: StagingHalf): void {
+  [half.pieceCount, half.filledBytes] = [0, 0];
 }

@@ -32,13 +32,15 @@ const relaxed = 2;
  * Copies from and to ordinary (pageable) arrays are staged through pinned memory by the driver: at
  * some 5 to 10 GB/s instead of the bus's 25 to 50, the call waits for the staging and often for the
  * queue, and they cannot be captured. Use `PinnedMemory`, or a `Uint8Array` over its bytes, for
- * what is copied often. **The caller keeps host memory alive and unchanged until the queue has
- * passed the copy** (`synchronize`, or an event): the garbage collector knows nothing of it.
+ * what is copied often. **The caller keeps host memory unchanged until the queue has passed the
+ * copy** (`synchronize`, or an event), and `PinnedMemory` alive; ordinary arrays the stream keeps.
  */
 export class CudaStream implements Closeable {
   /** CUstream. */
   readonly handle: bigint;
   readonly #driver: CudaDriver;
+  /** Arrays of copies that may still be going on: the garbage collector knows nothing of those. */
+  #copied: ArrayBufferView[] = [];
   #open = true;
 
   private constructor(driver: CudaDriver, handle: bigint) {
@@ -55,6 +57,7 @@ export class CudaStream implements Closeable {
   copyToDevice(target: bigint, source: HostMemory, sizeBytes = sizeOf(source)): void {
     assertFits(sizeBytes, source);
     if (sizeBytes === 0) return;
+    this.#keep(source);
     this.#driver.call('cuMemcpyHtoDAsync_v2', target, pointer(source), sizeBytes, this.handle);
   }
 
@@ -62,6 +65,7 @@ export class CudaStream implements Closeable {
   copyToHost(target: HostMemory, source: bigint, sizeBytes = sizeOf(target)): void {
     assertFits(sizeBytes, target);
     if (sizeBytes === 0) return;
+    this.#keep(target);
     this.#driver.call('cuMemcpyDtoHAsync_v2', pointer(target), source, sizeBytes, this.handle);
   }
 
@@ -81,6 +85,7 @@ export class CudaStream implements Closeable {
     if (copy.rows === 0 || copy.widthBytes === 0) return;
     const past = (copy.rows - 1) * copy.sourcePitchBytes + copy.widthBytes;
     assertFits(past, copy.source);
+    this.#keep(copy.source);
     this.#driver.call('cuMemcpy2DAsync_v2', packRowCopy(copy), this.handle);
   }
 
@@ -99,6 +104,7 @@ export class CudaStream implements Closeable {
   /** Waits, with this thread, until all is done; errors of kernels are thrown here. */
   synchronize(): void {
     this.#driver.call('cuStreamSynchronize', this.handle);
+    this.#copied = [];
   }
 
   /** An event that comes when all work that is in the queue now is done. */
@@ -141,6 +147,10 @@ export class CudaStream implements Closeable {
     if (!this.#open) return;
     this.#open = false;
     this.#driver.call('cuStreamDestroy_v2', this.handle);
+  }
+
+  #keep(memory: HostMemory): void {
+    if (!('address' in memory)) this.#copied.push(memory);
   }
 
   #endCapture(): bigint {

@@ -6,7 +6,7 @@ import type { KernelGpu } from './gpu.ts';
 import type { BlockTable } from './kernel-shapes.ts';
 import type { Unit } from './units.ts';
 
-/** Units of a call at most: contexts and tails of 32 requests, or of one long question. */
+/** Units of a call at most: contexts and tails of 32 slots, or of one long question. */
 export const mostUnits = 64;
 
 interface Slot {
@@ -15,32 +15,49 @@ interface Slot {
   readonly version: number;
 }
 
+/** What tables are for. */
+export interface UnitSlotsOptions {
+  readonly layout: KvLayout;
+  /** Units whose tables are held, `mostUnits` at least: those of all calls of a step. */
+  readonly places: number;
+  /** Is called before the table as a whole moves: captured graphs have its address. */
+  readonly onMove: () => void;
+}
+
 const intBytes = Int32Array.BYTES_PER_ELEMENT;
 const firstBlocks = 64;
 
 /**
- * The tables of the units that are computed together, `[layers, units · kvHeads, maxBlocks]` on the
- * device. A unit keeps its place from call to call, so that a step copies what has changed: the
- * tables of who joined, and of tails that got another block.
+ * The tables of the units that are computed together, `[layers, places · kvHeads, maxBlocks]` on
+ * the device. A unit keeps its place from call to call, so that a step copies what has changed: the
+ * tables of who joined, and of tails that got another block. Those who join take the places that
+ * were not used for longest, so that a question between two steps leaves these theirs.
  */
 export class UnitSlots implements Closeable {
   readonly #gpu: KernelGpu;
-  readonly #layout: KvLayout;
-  readonly #slots: (Slot | undefined)[] = Array.from({ length: mostUnits }, () => undefined);
+  readonly #options: UnitSlotsOptions;
+  readonly #slots: (Slot | undefined)[];
+  /** By place: the call that used it last. */
+  readonly #lastCalls: number[];
+  #calls = 0;
   #maxBlocks = 0;
   #memory: DeviceMemory | undefined;
   #staging: PinnedMemory | undefined;
 
   /** @throws ReadonceError `out_of_memory` */
-  constructor(gpu: KernelGpu, layout: KvLayout) {
+  constructor(gpu: KernelGpu, options: UnitSlotsOptions) {
+    const { places } = options;
+    assert(places >= mostUnits, `places for ${mostUnits} units`);
     this.#gpu = gpu;
-    this.#layout = layout;
+    this.#options = options;
+    this.#slots = Array.from({ length: places }, () => undefined);
+    this.#lastCalls = Array.from({ length: places }, () => 0);
     this.#grow(firstBlocks);
   }
 
-  /** KV heads of all units. */
+  /** KV heads of all places. */
   get sequences(): number {
-    return mostUnits * this.#layout.kvHeads;
+    return this.#slots.length * this.#options.layout.kvHeads;
   }
 
   get maxBlocks(): number {
@@ -56,35 +73,35 @@ export class UnitSlots implements Closeable {
 
   /**
    * Gives each unit a place, and sees to it that its table is there.
-   * @returns the places, and whether the table as a whole has moved
-   * @throws ReadonceError `out_of_memory`
+   * @returns the places
+   * @throws ReadonceError `out_of_memory`; the next call makes all tables again
    */
-  place(units: readonly Unit[]): { readonly places: readonly number[]; readonly moved: boolean } {
+  place(units: readonly Unit[]): readonly number[] {
     assert(units.length <= mostUnits, `at most ${mostUnits} units but got ${units.length}`);
     const needed = Math.max(...units.map(({ blocks }) => blocks.maxBlocks));
-    const moved = needed > this.#maxBlocks;
-    if (moved) this.#grow(2 ** Math.ceil(Math.log2(needed)));
+    if (needed > this.#maxBlocks) {
+      this.#grow(Math.max(firstBlocks, 2 ** Math.ceil(Math.log2(needed))));
+    }
     const places = this.#placesOf(units);
     for (const [i, place] of places.entries()) this.#fill(place, defined(units[i], 'a unit'));
-    return { places, moved };
+    return places;
   }
 
   close(): void {
-    this.#memory?.close();
-    this.#staging?.close();
+    this.#free();
   }
 
   #placesOf(units: readonly Unit[]): readonly number[] {
     const places = units.map(({ key }) =>
       this.#slots.findIndex((slot) => slot?.owner === key.owner && slot.number === key.number),
     );
-    const used = new Set(places);
-    let next = 0;
+    const call = ++this.#calls;
+    for (const place of places) if (place !== -1) this.#lastCalls[place] = call;
     return places.map((place) => {
       if (place !== -1) return place;
-      while (used.has(next)) next++;
-      used.add(next);
-      return next;
+      const oldest = this.#lastCalls.indexOf(Math.min(...this.#lastCalls));
+      this.#lastCalls[oldest] = call;
+      return oldest;
     });
   }
 
@@ -94,7 +111,7 @@ export class UnitSlots implements Closeable {
       this.#slots[place] = { ...key, version: blocks.version };
       return;
     }
-    const { layers, kvHeads } = this.#layout;
+    const { layers, kvHeads } = this.#options.layout;
     const unitBytes = layers * kvHeads * this.#maxBlocks * intBytes;
     const staging = defined(this.#staging, 'staging');
     const { buffer, byteOffset } = staging.bytes;
@@ -106,7 +123,7 @@ export class UnitSlots implements Closeable {
     const rowBytes = kvHeads * this.#maxBlocks * intBytes;
     this.#gpu.stream.copyRowsToDevice({
       target: defined(this.#memory, 'a table').address + BigInt(place * rowBytes),
-      targetPitchBytes: mostUnits * rowBytes,
+      targetPitchBytes: this.#slots.length * rowBytes,
       source: staging.part({ offsetBytes: place * unitBytes, sizeBytes: unitBytes }),
       sourcePitchBytes: rowBytes,
       widthBytes: rowBytes,
@@ -118,13 +135,26 @@ export class UnitSlots implements Closeable {
   #grow(maxBlocks: number): void {
     const { device, stream } = this.#gpu;
     stream.synchronize();
+    this.#options.onMove();
+    this.#free();
+    const bytes = this.#options.layout.layers * this.sequences * maxBlocks * intBytes;
+    try {
+      this.#memory = device.allocate(bytes);
+      this.#staging = device.pin(bytes);
+    } catch (error) {
+      this.#free();
+      throw error;
+    }
+    this.#maxBlocks = maxBlocks;
+  }
+
+  /** Without memory there is room for no block, so that the next call asks for it again. */
+  #free(): void {
+    this.#maxBlocks = 0;
+    this.#slots.fill(undefined);
+    this.#lastCalls.fill(0);
     this.#memory?.close();
     this.#staging?.close();
     [this.#memory, this.#staging] = [undefined, undefined];
-    const bytes = this.#layout.layers * this.sequences * maxBlocks * intBytes;
-    this.#memory = device.allocate(bytes);
-    this.#staging = device.pin(bytes);
-    this.#maxBlocks = maxBlocks;
-    this.#slots.fill(undefined);
   }
 }

@@ -38,7 +38,7 @@ export interface UnitPlan {
 }
 
 /** Most rows that the kernels take of a unit. */
-const mostUnitRows = 128;
+export const mostUnitRows = 128;
 
 /** Most queries of a unit: 0 if a group alone is too large. */
 export function mostUnitQueries({ group }: KvLayout): number {

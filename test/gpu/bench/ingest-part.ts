@@ -38,6 +38,8 @@ export async function ingestPart(bench: Bench): Promise<PartReport> {
         {
           checkpoint: outlineOf(bench),
           runtime,
+          // Nothing else is in memory that could give way.
+          loaded: { withRoom: (work) => work() },
           store,
           scheduler,
           clock: systemClock,

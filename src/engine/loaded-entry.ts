@@ -1,0 +1,47 @@
+import type { ContextRecord } from '../core/context.ts';
+import type { ContextCache, ContextView } from '../runtime/runtime.ts';
+
+/** The rows of a context that queries of one keepRatio see. */
+export interface SeenRows {
+  readonly lengths: Uint32Array;
+  readonly view: ContextView;
+  /** Queries that see it. */
+  users: number;
+}
+
+/** A loaded context. */
+export interface Entry {
+  readonly record: ContextRecord;
+  readonly cache: ContextCache;
+  /** What queries see, by keepRatio, of those that were asked for. */
+  readonly seen: Map<number, SeenRows>;
+  /** Queries that use it. */
+  users: number;
+}
+
+/** Ratios whose rows a context remembers: more than its users will ask for, usually. */
+const rememberedRatios = 16;
+
+/**
+ * What queries of a keepRatio see; remembered with the entry.
+ * @param lengths rows of each head at this keepRatio, which are loaded
+ * @throws ReadonceError `out_of_memory` if loading them could not be finished
+ */
+export function seenRows(entry: Entry, keepRatio: number, lengths: Uint32Array): SeenRows {
+  const known = entry.seen.get(keepRatio);
+  if (known !== undefined) return known;
+  for (const [ratio, { users, view }] of entry.seen) {
+    if (entry.seen.size < rememberedRatios) break;
+    if (users > 0) continue;
+    view.close();
+    entry.seen.delete(ratio);
+  }
+  const seen = { lengths, view: entry.cache.view(lengths), users: 0 };
+  entry.seen.set(keepRatio, seen);
+  return seen;
+}
+
+/** Bytes of memory that contexts hold. */
+export function sizeOf(entries: readonly Entry[]): number {
+  return entries.reduce((sum, { cache }) => sum + cache.sizeBytes, 0);
+}

@@ -1,0 +1,133 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ContextRecord } from '../../src/core/context.ts';
+import { ReadonceError } from '../../src/core/errors.ts';
+import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
+import { readPrompt } from '../../src/engine/prompt-context.ts';
+import type { ContextCache, HostTier, Runtime } from '../../src/runtime/runtime.ts';
+import { LoadedBench, request, use } from '../support/loaded-contexts.ts';
+
+const noMemory = expect.objectContaining({ code: 'out_of_memory' }) as unknown;
+
+let bench: LoadedBench;
+let records: readonly ContextRecord[];
+
+beforeAll(async () => {
+  bench = await LoadedBench.open();
+  records = [await bench.put('1'), await bench.put('2'), await bench.put('3')];
+});
+afterAll(() => bench.close());
+
+function refuse(): never {
+  throw new ReadonceError('out_of_memory', 'none left');
+}
+
+/** A pool that has room for all, on a device that has memory for `most` contexts. */
+function open(most: number) {
+  const open = new Set<ContextCache>();
+  const state = { viewsToFail: 0, restores: 0 };
+  const watch = (cache: ContextCache): ContextCache => {
+    open.add(cache);
+    const close = cache.close.bind(cache);
+    const view = cache.view.bind(cache);
+    cache.close = () => {
+      open.delete(cache);
+      close();
+    };
+    cache.view = (lengths) => {
+      if (state.viewsToFail-- > 0) refuse();
+      return view(lengths);
+    };
+    return cache;
+  };
+  const hostTier: HostTier = {
+    poolBytes: 2 ** 30,
+    copyBytes: () => 1,
+    copy: ({ lengths }) => ({ lengths: lengths.slice(), sizeBytes: 1, close: () => undefined }),
+    restore: () => {
+      state.restores++;
+      return refuse();
+    },
+  };
+  const runtime = new Proxy<Runtime>(bench.engine.runtime, {
+    get: (target, name) => {
+      if (name === 'hostTier') return hostTier;
+      if (name === 'createContext') {
+        return (lengths: Uint32Array) =>
+          open.size < most ? watch(target.createContext(lengths)) : refuse();
+      }
+      if (name === 'contextOf') {
+        return (dense: Parameters<Runtime['contextOf']>[0]) => watch(target.contextOf(dense));
+      }
+      const value = Reflect.get(target, name) as unknown;
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+    },
+  });
+  const { store } = bench.engine;
+  const loaded = new LoadedContexts({ runtime, store, poolBytes: 2 ** 30 });
+  return { runtime, loaded, state, openCaches: () => open.size };
+}
+
+describe('where a device has no memory left', () => {
+  it('idle contexts give way, the least recently used first, and those in use stay', () => {
+    const [a, b, c] = records as [ContextRecord, ContextRecord, ContextRecord];
+    const { loaded, openCaches } = open(2);
+    const used = loaded.acquire(request(a));
+    expect(use(loaded, b, c)).toEqual(['disk', 'disk']);
+    expect(openCaches()).toBe(2);
+    expect(use(loaded, c)).toEqual(['host']);
+    const second = loaded.acquire(request(c));
+    expect(() => loaded.acquire(request(b))).toThrow(noMemory);
+    expect(bench.logitsOn(used)).toEqual(bench.expectedLogits(a));
+    for (const context of [used, second]) loaded.release(context);
+    loaded.close();
+    expect(openCaches()).toBe(0);
+  });
+
+  it('nothing gives way for what the pool could never hold', () => {
+    const [a, b] = records as [ContextRecord, ContextRecord];
+    const { loaded, openCaches } = open(2);
+    use(loaded, a);
+    expect(() => loaded.acquire(request(b, { tailTokens: 2 ** 24 }))).toThrow(noMemory);
+    expect(openCaches()).toBe(1);
+    loaded.close();
+  });
+
+  it('a context whose rows could not all be loaded is loaded again, not answered from', () => {
+    const [a] = records as [ContextRecord];
+    const { loaded, state, openCaches } = open(2);
+    state.viewsToFail = 1;
+    expect(() => loaded.acquire(request(a))).toThrow(noMemory);
+    expect(openCaches()).toBe(0);
+    // The same when it was there, with fewer rows.
+    const half = request(a, { keepRatio: a.compression.keepRatio / 2 });
+    loaded.release(loaded.acquire(half));
+    state.viewsToFail = 1;
+    expect(() => loaded.acquire(request(a))).toThrow(noMemory);
+    expect(openCaches()).toBe(0);
+    const again = loaded.acquire(request(a));
+    expect(again.source).toBe('disk');
+    expect(bench.logitsOn(again)).toEqual(bench.expectedLogits(a));
+    loaded.close();
+  });
+
+  it('a copy in host memory that does not fit is no reason not to read fewer rows', () => {
+    const [a, b] = records as [ContextRecord, ContextRecord];
+    const { loaded, state } = open(1);
+    use(loaded, a, b);
+    expect(use(loaded, a)).toEqual(['disk']);
+    expect(state.restores).toBeGreaterThan(0);
+    loaded.close();
+  });
+
+  it('a prompt that was read and cannot be seen is forgotten', async () => {
+    const { runtime, loaded, state, openCaches } = open(1);
+    state.viewsToFail = 1;
+    const { scheduler } = bench.engine;
+    const dependencies = { runtime, loaded, scheduler, sliceTokens: 8 };
+    const { signal } = new AbortController();
+    const prompt = { ids: Int32Array.of(1, 2, 3, 4), tailTokens: 1, signal };
+    await expect(readPrompt(dependencies, prompt)).rejects.toThrow('none left');
+    expect([openCaches(), loaded.sizeBytes]).toEqual([0, 0]);
+    loaded.close();
+  });
+});
