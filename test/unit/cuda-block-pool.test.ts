@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { BlockPool, blockSize } from '../../src/runtime/cuda/block-pool.ts';
-import { fakeKernelGpu } from '../support/fake-memory.ts';
+import { fakeGranuleBytes, fakeKernelGpu } from '../support/fake-memory.ts';
 
 const headDim = 128;
 /** Keys or values. */
@@ -70,6 +70,26 @@ describe('a pool of blocks', () => {
     blocks.give(all.subarray(2 * chunkBlocks));
     expect(memory.createdBytes()).toBe(2 * chunkBytes);
     expect(blocks.takenBytes).toBe(0);
+  });
+
+  it('backs what rows are scaled by for several chunks together', () => {
+    const { gpu, memory } = open(1);
+    const int8 = new BlockPool(gpu, { format: 'i8r', headDim, poolBytes: 1e9 });
+    const perChunk = chunkBytes / (blockSize * headDim);
+    const scales = 2 * fakeGranuleBytes;
+    const all = int8.take(3 * perChunk);
+    expect(memory.createdBytes()).toBe(6 * chunkBytes + scales);
+    const { keyLargest } = int8.pool;
+    expect(memory.isBacked((keyLargest ?? 0n) + BigInt(3 * perChunk * blockSize * 2 - 1))).toBe(
+      true,
+    );
+    int8.give(all.subarray(perChunk));
+    expect(memory.createdBytes()).toBe(4 * chunkBytes + scales);
+    expect(int8.heldBytes).toBe(4 * chunkBytes + scales);
+    int8.give(all.subarray(0, perChunk));
+    expect(memory.createdBytes()).toBe(2 * chunkBytes + scales);
+    int8.close();
+    expect(memory.createdBytes()).toBe(0);
   });
 
   it('takes nothing when there are too few, and backs nothing for it', () => {

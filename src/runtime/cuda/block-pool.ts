@@ -2,7 +2,7 @@ import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { ReadonceError } from '../../core/errors.ts';
 import type { KernelGpu } from './gpu.ts';
-import { GrowingMemory, granularity } from './growing-memory.ts';
+import { granularity, SharedGrowingMemory } from './growing-memory.ts';
 import { elementBytes, type HeadDim, type PagedPool, type PoolFormat } from './kernel-shapes.ts';
 import type { CudaStream } from './stream.ts';
 
@@ -43,7 +43,7 @@ export class BlockPool implements Closeable {
   readonly blockBytes: number;
   readonly mostBlocks: number;
   readonly #gpu: KernelGpu;
-  readonly #parts: readonly GrowingMemory[];
+  readonly #parts: readonly SharedGrowingMemory[];
   readonly #chunkBlocks: number;
   /** By number; undefined: not backed. */
   readonly #chunks: (Chunk | undefined)[];
@@ -53,14 +53,14 @@ export class BlockPool implements Closeable {
     this.#gpu = gpu;
     const rowBytes = headDim * elementBytes(format);
     const isScaled = format === 'i8r';
-    this.#chunkBlocks = chunkBlocksOf(rowBytes, isScaled, granularity(gpu.device));
+    this.#chunkBlocks = chunkBlocksOf(rowBytes, granularity(gpu.device));
     this.blockBytes = 2 * blockSize * (rowBytes + (isScaled ? magnitudeBytes : 0));
     // Whoever counts with `poolBytes` finds as many, though chunks are large.
     const mostChunks = Math.max(1, Math.ceil(poolBytes / (this.blockBytes * this.#chunkBlocks)));
     this.mostBlocks = mostChunks * this.#chunkBlocks;
     this.#chunks = Array.from({ length: mostChunks }, () => undefined);
-    const part = (bytesOfRow: number): GrowingMemory =>
-      new GrowingMemory(gpu.device, {
+    const part = (bytesOfRow: number): SharedGrowingMemory =>
+      new SharedGrowingMemory(gpu.device, {
         chunkBytes: this.#chunkBlocks * blockSize * bytesOfRow,
         mostChunks,
       });
@@ -102,8 +102,7 @@ export class BlockPool implements Closeable {
 
   /** Bytes of device memory that the pool holds. */
   get heldBytes(): number {
-    const chunks = this.#chunks.filter((chunk) => chunk !== undefined).length;
-    return chunks * this.#parts.reduce((sum, part) => sum + part.chunkBytes, 0);
+    return this.#parts.reduce((sum, part) => sum + part.heldBytes, 0);
   }
 
   /**
@@ -142,7 +141,7 @@ export class BlockPool implements Closeable {
   }
 
   #back(number: number, taken: Int32Array): Chunk {
-    const backed: GrowingMemory[] = [];
+    const backed: SharedGrowingMemory[] = [];
     try {
       for (const part of this.#parts) {
         part.back(number);
@@ -186,8 +185,7 @@ export class BlockPool implements Closeable {
   }
 }
 
-/** Blocks whose rows, and magnitudes if there are any, are whole granules of memory. */
-function chunkBlocksOf(rowBytes: number, isScaled: boolean, granule: number): number {
-  const ofRows = Math.ceil(leastChunkBytes / granule) * (granule / (blockSize * rowBytes));
-  return isScaled ? Math.max(ofRows, granule / (blockSize * magnitudeBytes)) : ofRows;
+/** Blocks whose keys, or values, are whole granules of memory. */
+function chunkBlocksOf(rowBytes: number, granule: number): number {
+  return Math.ceil(leastChunkBytes / granule) * (granule / (blockSize * rowBytes));
 }

@@ -41,6 +41,11 @@ export class GrowingMemory implements Closeable {
     this.address = device.driver.create('cuMemAddressReserve', this.#reservedBytes, 0, 0n, 0n);
   }
 
+  /** Bytes of the device's memory that back it. */
+  get heldBytes(): number {
+    return this.#handles.size * this.chunkBytes;
+  }
+
   /** @throws ReadonceError `out_of_memory` */
   back(chunk: number): void {
     const { driver } = this.#device;
@@ -81,6 +86,64 @@ export class GrowingMemory implements Closeable {
 
   #chunkAddress(chunk: number): bigint {
     return this.address + BigInt(chunk * this.chunkBytes);
+  }
+}
+
+/**
+ * As `GrowingMemory`, in chunks of any size: so many of them that they are whole granules are
+ * backed together, as long as one of them is needed.
+ */
+export class SharedGrowingMemory implements Closeable {
+  readonly chunkBytes: number;
+  readonly #memory: GrowingMemory;
+  readonly #together: number;
+  /** Chunks that need what is backed together, by its number. */
+  readonly #needed = new Map<number, number>();
+
+  /**
+   * @param chunkBytes a whole number of them, a power of two, makes a granule; or granules
+   * @param mostChunks as of `GrowingMemory`
+   */
+  constructor(
+    device: CudaDevice,
+    { chunkBytes, mostChunks }: { readonly chunkBytes: number; readonly mostChunks: number },
+  ) {
+    this.chunkBytes = chunkBytes;
+    this.#together = Math.max(1, granularity(device) / chunkBytes);
+    this.#memory = new GrowingMemory(device, {
+      chunkBytes: this.#together * chunkBytes,
+      mostChunks: Math.ceil(mostChunks / this.#together),
+    });
+  }
+
+  get address(): bigint {
+    return this.#memory.address;
+  }
+
+  /** Bytes of the device's memory that back it. */
+  get heldBytes(): number {
+    return this.#memory.heldBytes;
+  }
+
+  /** @throws ReadonceError `out_of_memory` */
+  back(chunk: number): void {
+    const group = Math.floor(chunk / this.#together);
+    const needed = this.#needed.get(group) ?? 0;
+    if (needed === 0) this.#memory.back(group);
+    this.#needed.set(group, needed + 1);
+  }
+
+  /** Says that a chunk is not needed any more; no kernel may use it. */
+  release(chunk: number): void {
+    const group = Math.floor(chunk / this.#together);
+    const needed = this.#needed.get(group) ?? 0;
+    assert(needed > 0, 'a chunk that is backed');
+    if (needed === 1) this.#memory.release(group);
+    this.#needed.set(group, needed - 1);
+  }
+
+  close(): void {
+    this.#memory.close();
   }
 }
 
