@@ -1,5 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { systemClock } from '../core/clock.ts';
+import type { CompressionSpec } from '../core/compression-spec.ts';
+import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { kvLayout } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
@@ -15,7 +17,7 @@ import { faultOf } from '../../storage/fault.ts';
 import { answer, type AnswerCall } from './answer.ts';
 import { derive } from './derive.ts';
 import { findContext, usedKeepRatio } from './find-context.ts';
-import { sameTokens, tokenizeDocument, type TokenizedDocument } from './document.ts';
+import { familiesOf, sameTokens, tokenizeDocument, type TokenizedDocument } from './document.ts';
 import { ingest, type IngestCall } from './ingest.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
@@ -25,6 +27,7 @@ import type {
   EngineInfo,
   EngineOptions,
   EngineSession,
+  FindRequest,
   Identified,
   IdentifyRequest,
   Ingested,
@@ -37,6 +40,14 @@ type EngineLimits = Pick<
   EngineOptions,
   'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
 >;
+
+/** Needs the least room of all: what fits in no other way fits in this. */
+const keepAll: CompressionSpec = {
+  method: 'none',
+  keepRatio: 1,
+  budget: 'global',
+  precision: 'f16',
+};
 
 /** What an engine process does, without the process: owns the model and the loaded contexts. */
 export class EngineHost {
@@ -140,7 +151,7 @@ export class EngineHost {
   async identify(request: IdentifyRequest): Promise<Identified> {
     const document = tokenizeDocument(this.#checkpoint, request);
     const { id, prefixIds, documentIds } = document;
-    const fault = this.#findFault(document);
+    const fault = this.#findFault(id, document);
     if (fault !== undefined) this.#quarantine(id, fault);
     return {
       id,
@@ -150,9 +161,21 @@ export class EngineHost {
     };
   }
 
-  /** Whether what is stored under a document's id fails a check, or is another document's. */
-  #findFault(document: TokenizedDocument): Fault | undefined {
-    const { id } = document;
+  /** The owner's contexts of a document, however compressed; damaged ones are quarantined. */
+  find(request: FindRequest): readonly StoredContext[] {
+    const document = tokenizeDocument(this.#checkpoint, { ...request, compression: keepAll });
+    const contexts = familiesOf(this.#checkpoint, request, document)
+      .flatMap((family) => this.#store.family(family))
+      .filter(({ record }) => record.tenant === request.tenant);
+    return contexts.filter(({ record: { id } }) => {
+      const fault = this.#findFault(id, document);
+      if (fault !== undefined) this.#quarantine(id, fault);
+      return fault === undefined;
+    });
+  }
+
+  /** Whether what is stored under an id fails a check, or is another document's. */
+  #findFault(id: string, document: TokenizedDocument): Fault | undefined {
     try {
       if (this.#store.get(id) === undefined) return undefined;
       const same = sameTokens(this.#store.tokenIds(id), document);

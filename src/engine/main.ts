@@ -54,6 +54,8 @@ async function handle(running: EngineHost, request: EngineRequest): Promise<void
   switch (request.op) {
     case 'identify':
       return serve(request.requestId, () => running.identify(request.args));
+    case 'find':
+      return serve(request.requestId, () => running.find(request.args));
     case 'ingest':
       return serve(request.requestId, (signal) =>
         running.ingest({

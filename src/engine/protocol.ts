@@ -36,6 +36,9 @@ export interface IdentifyRequest {
   readonly compression: CompressionSpec;
 }
 
+/** A document whose contexts are looked for, however compressed. */
+export type FindRequest = Omit<IdentifyRequest, 'compression'>;
+
 /** What a document would be stored as; computed without running the model. */
 export interface Identified {
   readonly id: string;
@@ -218,6 +221,7 @@ export interface EngineOptions {
 export type EngineRequest =
   | { readonly op: 'start'; readonly options: EngineOptions }
   | { readonly op: 'identify'; readonly requestId: number; readonly args: IdentifyRequest }
+  | { readonly op: 'find'; readonly requestId: number; readonly args: FindRequest }
   | { readonly op: 'ingest'; readonly requestId: number; readonly args: IngestRequest }
   | { readonly op: 'query'; readonly requestId: number; readonly args: EngineQuery }
   | { readonly op: 'open-session'; readonly requestId: number; readonly args: SessionRequest }
@@ -254,6 +258,11 @@ export interface Engine {
    * when it dies, and stop early when `signal` aborts.
    */
   identify(request: IdentifyRequest, signal?: AbortSignal): Promise<Identified>;
+  /**
+   * The owner's stored contexts of a document, expired ones included, in no particular order. Their
+   * token ids were compared and are the same; the model does not run.
+   */
+  find(request: FindRequest, signal?: AbortSignal): Promise<readonly StoredContext[]>;
   /**
    * Stores a document: derived from a stored context that has all its pairs, if there is one, else
    * read by the model.

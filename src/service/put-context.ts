@@ -97,16 +97,6 @@ export class PutContext {
     );
   }
 
-  /**
-   * The document's context, if it is stored and has not expired; the model does not run.
-   * @throws ReadonceError as `put` does before it stores anything; the reason of `signal`
-   */
-  async find(input: PutInput, signal: AbortSignal): Promise<StoredContext | undefined> {
-    const { stored } = await this.#identify(this.#identifyRequest(input), signal);
-    if (stored === undefined) return undefined;
-    return hasExpired(stored.usage, this.#deps.clock.nowMs()) ? undefined : stored;
-  }
-
   /** @throws the reason of `signal`, if it aborted meanwhile */
   async #identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
     const identified = await this.#identifies.run(request.tenant, () =>

@@ -166,6 +166,33 @@ describe('a document that is stored with more pairs', () => {
   });
 });
 
+describe('a document that is looked for', () => {
+  const text = `${document} Foxes live among them.`;
+  const compressions = [
+    { keepRatio: 0.2, precision: 'int8' },
+    { method: 'none', keepRatio: 1, budget: 'uniform' },
+  ];
+  const { compression: _, ...request } = ingestRequest(text);
+  const found = () => host.find(request).map(({ record }) => record.id);
+
+  it('is found however it was compressed, by its owner', async () => {
+    const ids: string[] = [];
+    for (const compression of compressions) {
+      ids.push((await put(text, compression)).stored.record.id);
+    }
+    expect(found().toSorted()).toEqual(ids.toSorted());
+    expect(host.find({ ...request, tenant: 'another', tenantSalt: 'salt' })).toEqual([]);
+    expect(host.find({ ...request, instructions: 'Be brief.' })).toEqual([]);
+    expect(host.find({ ...request, document: `${text} And owls.` })).toEqual([]);
+    const [first = '', second = ''] = ids;
+    damage('tokens', first);
+    expect(found()).toEqual([second]);
+    await expect(
+      host.identify(ingestRequest(text, { compression: compressions[0] ?? {} })),
+    ).resolves.toMatchObject({ id: first, stored: undefined });
+  });
+});
+
 describe('a session of the host', () => {
   const opening = { tenant: 'tenant', ttlMs: 60_000 };
   const turn = (sessionId: string): Promise<EngineAnswer> => {

@@ -1,7 +1,8 @@
+import { budgets, scoringMethods } from '../../src/compression/registry.ts';
 import type { StoredContext } from '../../src/core/context.ts';
 import { defined } from '../../src/core/assert.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
-import { contextId } from '../../src/core/identity.ts';
+import { contextId, familyId, type ContextIdentity } from '../../src/core/identity.ts';
 import type {
   Engine,
   EngineAnswer,
@@ -9,6 +10,7 @@ import type {
   EngineQuery,
   EngineSession,
   EngineState,
+  FindRequest,
   Identified,
   IdentifyRequest,
   Ingested,
@@ -62,6 +64,7 @@ export class FakeEngine implements Engine {
     device: 'cpu',
   };
   identifies = 0;
+  finds = 0;
   /** Whether what is ingested is derived from a stored context. */
   derives = false;
   ingests = 0;
@@ -101,6 +104,17 @@ export class FakeEngine implements Engine {
       documentTokens: request.document.length,
       stored: this.#store.contexts.get(id),
     };
+  }
+
+  async find(request: FindRequest): Promise<readonly StoredContext[]> {
+    this.#checkAlive();
+    this.finds++;
+    return [...scoringMethods.keys()].flatMap((method) =>
+      [...budgets.keys()].flatMap((budget) => {
+        const compression = { method, budget, keepRatio: 1, precision: 'f16' };
+        return this.#store.family(familyId(fakeIdentity({ ...request, compression })));
+      }),
+    );
   }
 
   async ingest(
@@ -217,7 +231,7 @@ export class FakeEngine implements Engine {
     return this.#store.write({
       record: {
         id,
-        family: `fam_${'0'.repeat(40)}`,
+        family: familyId(fakeIdentity(request)),
         tenant: request.tenant,
         model: { id: 'fake', fingerprint: 'sha256:fake' },
         document: { bytes: Buffer.byteLength(request.document), tokens, sha256: 'fake' },
@@ -244,9 +258,14 @@ export class FakeEngine implements Engine {
   }
 }
 
-function fakeId({ tenantSalt, document, instructions, compression }: IdentifyRequest): string {
+function fakeId(request: IdentifyRequest): string {
+  return contextId(fakeIdentity(request));
+}
+
+function fakeIdentity(request: IdentifyRequest): ContextIdentity {
+  const { tenantSalt, document, instructions, compression } = request;
   const codes = (text: string) => Int32Array.from(text, (char) => char.codePointAt(0) ?? 0);
-  return contextId({
+  return {
     tenantSalt,
     modelFingerprint: 'sha256:fake',
     prefixIds: codes(instructions ?? ''),
@@ -254,7 +273,7 @@ function fakeId({ tenantSalt, document, instructions, compression }: IdentifyReq
     compression,
     methodVersion: 1,
     chunkTokens: 0,
-  });
+  };
 }
 
 function fakeAnswer(

@@ -134,8 +134,9 @@ export const chatBody = z
         .openapi({
           description:
             'With a context, turns only: user and assistant in turn, a user first and last. ' +
-            'Without one, a long first message (or a long user message behind a short system ' +
-            'message) is taken for a document and looked up among the contexts.',
+            'Without one, the first message (or the user message behind a system message, which ' +
+            'becomes the instructions) is looked up among the contexts, whatever their ' +
+            'compression, if a question follows.',
         }),
       ...sampling,
       stream: flag().nullish(),
