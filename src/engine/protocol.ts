@@ -48,9 +48,14 @@ export interface Identified {
   readonly stored: StoredContext | undefined;
 }
 
-/** A document to read and store, and the usage that its context begins with. */
+/** A document to read and store, and what its context begins with. */
 export interface IngestRequest extends IdentifyRequest {
-  readonly usage: Pick<ContextUsage, 'expiresAtMs' | 'pinned' | 'labels'>;
+  /** When it was asked for, as its client was told. */
+  readonly createdAtMs: number;
+  readonly usage: Pick<ContextUsage, 'pinned' | 'labels'> & {
+    /** The context expires so long after it is stored; null: never. */
+    readonly ttlMs: number | null;
+  };
 }
 
 /** A document that was stored by a request. */

@@ -101,14 +101,14 @@ export class Contexts {
 
   /** @throws ReadonceError `not_found`, `gone`, `conflict` (its ingestion failed) */
   async change(ref: ContextRef, request: UsageRequest): Promise<ContextView> {
-    const change = usageChange(request, this.#deps.clock.nowMs());
+    const nowMs = this.#deps.clock.nowMs();
     const found = this.#lookup.find(ref);
-    if (found.status === 'ingesting' && found.ingestion.changeUsage(change)) {
+    if (found.status === 'ingesting' && found.ingestion.changeUsage(request, nowMs)) {
       return pendingView(found.ingestion.pending, 'ingesting', true);
     }
     if (found.status === 'ingesting') await found.ingestion.settled();
     const { record } = this.#lookup.ready(ref);
-    const updated = await this.#deps.store.update(record.id, change);
+    const updated = await this.#deps.store.update(record.id, usageChange(request, nowMs));
     if (updated === undefined) throw notFound();
     return readyView(updated, true);
   }

@@ -272,6 +272,21 @@ test('a deleted context is unloaded and unknown, and can be put again', async ()
   expect((await server.put({ document: 'text' })).status).toBe(201);
 });
 
+test('a context begins when it was put, and its time to live when it is ready', async () => {
+  server.engine.ingestGate = new Gate();
+  const prefer = { Prefer: 'respond-async' };
+  const accepted = await body(await server.put({ document: 'text', ttlSeconds: 2 }, prefer));
+  const joined = server.put({ document: 'text' });
+  await until(() => server.engine.identifies === 2);
+  server.clock.advance(60_000);
+  server.engine.ingestGate.open();
+  const ready = await body(await joined);
+  expect(ready).toMatchObject({ status: 'ready', createdAt: accepted.createdAt });
+  const ttlMs = Date.parse(ready.expiresAt ?? '') - Date.parse(accepted.createdAt);
+  expect(ttlMs).toBeGreaterThanOrEqual(62_000);
+  expect((await server.query(accepted.id, { query: 'q' })).status).toBe(200);
+});
+
 test('deleting a context that is being ingested stops it; who waits gets a conflict', async () => {
   server.engine.ingestGate = new Gate();
   const put = server.put({ document: 'text' });

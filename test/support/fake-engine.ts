@@ -227,7 +227,9 @@ export class FakeEngine implements Engine {
     const id = fakeId(request);
     const tokens = request.document.length;
     const kept = Math.round(request.compression.keepRatio * tokens);
-    const nowMs = Date.now();
+    const { createdAtMs, usage } = request;
+    const { ttlMs, pinned, labels } = usage;
+    const expiresAtMs = ttlMs === null ? null : this.nowMs() + ttlMs;
     return this.#store.write({
       record: {
         id,
@@ -242,10 +244,10 @@ export class FakeEngine implements Engine {
         layout,
         prefixTokens,
         pairCounts: Array.from({ length: 6 }, () => prefixTokens + kept),
-        createdAtMs: nowMs,
+        createdAtMs,
       },
       timings: () => ({ prefillMs: 1, scoreMs: 2, persistMs: 3, totalMs: 6 }),
-      usage: { ...request.usage, lastUsedAtMs: nowMs },
+      usage: { expiresAtMs, pinned, labels, lastUsedAtMs: createdAtMs },
       prefixIds: new Int32Array(prefixTokens),
       documentIds: new Int32Array(tokens),
       encodedBytes: (rows) => rows,

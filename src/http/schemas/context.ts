@@ -54,10 +54,15 @@ const labels = z
   });
 
 const usage = {
-  ttlSeconds: integer(1, maxTtlSeconds).nullable().optional().openapi({
-    description: 'Seconds until the context expires, counted from now; null: never.',
-    example: 86_400,
-  }),
+  ttlSeconds: integer(1, maxTtlSeconds)
+    .nullable()
+    .optional()
+    .openapi({
+      description:
+        'Seconds until the context expires, counted from now, or from when it is stored, if that ' +
+        'is later; null: never.',
+      example: 86_400,
+    }),
   pinned: flag()
     .optional()
     .openapi({ description: 'A pinned context is never removed to make room.', example: false }),
@@ -223,7 +228,13 @@ export const contextSchema = z
       .openapi({ description: "Of the ingestion; prefillMs and scoreMs are the model's time." }),
     createdAt: timestamp(),
     lastUsedAt: timestamp(),
-    expiresAt: timestamp().nullable(),
+    expiresAt: timestamp()
+      .nullable()
+      .openapi({
+        description:
+          'null: never. A ttlSeconds counts from when the context is stored; until then it is ' +
+          'shown as if it counted from the request.',
+      }),
     pinned: z.boolean(),
     labels: z.record(z.string(), z.string()),
   })
