@@ -35,12 +35,21 @@ export class Transfers {
   }
 
   /**
-   * A context as a file. An error while it is read (`corrupt_record`, or `not_found` when it is
+   * A context as a file. An error while it is read (`corrupt_record`, which quarantines it, or `not_found` when it is
    * deleted meanwhile) ends the iteration.
    * @throws ReadonceError `not_found`, `gone`, `conflict` (not ready)
    */
   export(ref: ContextRef): AsyncGenerator<Uint8Array> {
-    return exportContext(this.#deps.store, this.#lookup.ready(ref).record.id);
+    return this.#parts(this.#lookup.ready(ref).record.id);
+  }
+
+  async *#parts(id: string): AsyncGenerator<Uint8Array> {
+    try {
+      yield* exportContext(this.#deps.store, id);
+    } catch (error) {
+      this.#lookup.noteDamage(id, error);
+      throw error;
+    }
   }
 
   /**

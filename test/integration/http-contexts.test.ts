@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ReadonceError } from '../../src/core/errors.ts';
 import type { ContextView } from '../../src/service/context-view.ts';
 import { Gate } from '../support/fake-engine.ts';
@@ -341,6 +341,21 @@ test('importance has the kept counts of every head, and one head ranked', async 
   expect((await read('?layer=2&head=0')).status).toBe(400);
   expect((await read('?layer=1')).status).toBe(400);
   expect((await read('?layer=-1&head=0')).status).toBe(400);
+});
+
+test('a ranking that fails its check moves the context aside, and a PUT rebuilds it', async () => {
+  const { id } = await putReady('0123456789');
+  vi.spyOn(server.store, 'readRanking').mockImplementationOnce(() => {
+    throw new ReadonceError('corrupt_record', 'Checksum differs.');
+  });
+  const read = () => server.request(`/contexts/${id}/importance?layer=1&head=2`);
+  const failed = await read();
+  expect(failed.status).toBe(500);
+  expect(await failed.json()).toMatchObject({ code: 'corrupt_record' });
+  expect((await read()).status).toBe(404);
+  expect(server.engine.unloaded).toContain(id);
+  expect((await server.put({ document: '0123456789' })).status).toBe(201);
+  expect((await read()).status).toBe(200);
 });
 
 test('stored contexts are served while the engine is down', async () => {
