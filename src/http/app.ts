@@ -2,7 +2,6 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { requestId } from 'hono/request-id';
 import { secureHeaders } from 'hono/secure-headers';
-import { randomUUID } from 'node:crypto';
 import { ReadonceError } from '../core/errors.ts';
 import type { App, AppDeps, AppEnv } from './app-env.ts';
 import { authentication } from './authentication.ts';
@@ -10,6 +9,7 @@ import { disconnectedResponse, isDisconnection } from './disconnection.ts';
 import { arrival, observation, validQueryString } from './middleware.ts';
 import { openApiRoute } from './openapi.ts';
 import { clientError, problemResponse } from './problem.ts';
+import { newRequestId } from './request-id.ts';
 import { requestLife } from './request-life.ts';
 import { contextRoutes } from './routes/contexts.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -34,7 +34,7 @@ export function createApp(deps: AppDeps): App {
   app.use(
     requestId({
       limitLength: maxRequestIdLength,
-      generator: () => `req_${randomUUID().replaceAll('-', '')}`,
+      generator: newRequestId,
     }),
   );
   app.use(observation(deps));

@@ -35,8 +35,8 @@ export class Transfers {
   }
 
   /**
-   * A context as a file. An error while it is read (`corrupt_record`, which quarantines it, or `not_found` when it is
-   * deleted meanwhile) ends the iteration.
+   * A context as a file. An error while it is read (`corrupt_record`, which moves the context
+   * aside, or `not_found` when it is deleted meanwhile) ends the iteration.
    * @throws ReadonceError `not_found`, `gone`, `conflict` (not ready)
    */
   export(ref: ContextRef): AsyncGenerator<Uint8Array> {
