@@ -12,6 +12,7 @@ import {
   putContextBody,
   putContextParameters,
 } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems } from '../schemas/problem.ts';
 import { invalidArgument } from '../../service/invalid-argument.ts';
 
@@ -177,7 +178,7 @@ function registerGet(app: App, { service }: AppDeps): void {
     operationId: 'getContext',
     summary: 'Read a context',
     tags,
-    request: { params: contextParameters },
+    request: { params: contextParameters, query: noParameters },
     responses: {
       200: {
         description: 'The context.',
@@ -201,6 +202,7 @@ function registerPatch(app: App, { service, limits }: AppDeps): void {
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {
       params: contextParameters,
+      query: noParameters,
       body: { required: true, content: { 'application/json': { schema: patchContextBody } } },
     },
     responses: {
@@ -232,7 +234,7 @@ function registerDelete(app: App, { service }: AppDeps): void {
     operationId: 'deleteContext',
     summary: 'Delete a context; one still being ingested is stopped',
     tags,
-    request: { params: contextParameters },
+    request: { params: contextParameters, query: noParameters },
     responses: { 204: { description: 'It is gone.' }, ...problems('not_found') },
   });
   app.openapi(route, async (c) => {

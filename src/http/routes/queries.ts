@@ -3,6 +3,7 @@ import { answerResponse } from '../answer-response.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { readBody } from '../body.ts';
 import { contextParameters } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems, questionCodes } from '../schemas/problem.ts';
 import { answerResponses, answerSchema, queryBody } from '../schemas/query.ts';
 
@@ -21,6 +22,7 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {
       params: contextParameters,
+      query: noParameters,
       body: { required: true, content: { 'application/json': { schema: queryBody } } },
     },
     responses: {
