@@ -1,7 +1,8 @@
 import type { Duplex } from 'node:stream';
 import { ReadonceError } from '../core/errors.ts';
-import { problemMediaType, problemOf } from './problem.ts';
+import { problemOf } from './problem.ts';
 import { newRequestId, requestIdHeader } from './request-id.ts';
+import { problemMediaType } from './schemas/problem.ts';
 
 /** What Node says of a request whose headers or body did not come in time. */
 const timeoutCode = 'ERR_HTTP_REQUEST_TIMEOUT';

@@ -51,9 +51,15 @@ function post(body: Extra, headers: Record<string, string> = {}): Promise<Respon
 }
 
 async function openAiError(response: Response) {
-  expect(response.headers.get('content-type')).toMatch(/^application\/json/);
-  expect(response.headers.get('x-request-id')).not.toBeNull();
-  return openAiErrorSchema.strict().parse(await response.json()).error;
+  expect(response.headers.get('content-type')).toBe('application/problem+json');
+  const { error, ...problem } = openAiErrorSchema.strict().parse(await response.json());
+  expect(problem).toMatchObject({
+    status: response.status,
+    detail: error.message,
+    instance: new URL(response.url).pathname,
+    requestId: response.headers.get('x-request-id'),
+  });
+  return error;
 }
 
 const lastQuery = () => server.engine.queries.at(-1);

@@ -1,6 +1,9 @@
 import { z } from '@hono/zod-openapi';
 import { errorTable, type ErrorCode } from '../../core/errors.ts';
 
+/** The media type of every error (RFC 9457). */
+export const problemMediaType = 'application/problem+json';
+
 const codes: readonly string[] = Object.keys(errorTable);
 
 /** The body of every error; `errors` lists fields, if the error is about some. */
@@ -66,7 +69,7 @@ export const questionCodes = [
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
   return responsesByStatus(errorCodes, {
-    'application/problem+json': { schema: problemSchema },
+    [problemMediaType]: { schema: problemSchema },
   });
 }
 
