@@ -6,6 +6,8 @@ export interface HttpLimits {
   readonly maxImportBytes: number;
   /** Time between comments that keep an idle event stream open through proxies. */
   readonly heartbeatMs: number;
+  /** How long a streamed answer may have no event before its response begins all the same. */
+  readonly maxSilentMs: number;
 }
 
 /** 10 MiB is the contract's; proxies commonly close streams that are silent for half a minute. */
@@ -13,4 +15,5 @@ export const defaultHttpLimits: HttpLimits = {
   maxBodyBytes: 10 * 2 ** 20,
   maxImportBytes: 4 * 2 ** 30,
   heartbeatMs: 15_000,
+  maxSilentMs: 10_000,
 };

@@ -43,6 +43,8 @@ export function eventRoutes(app: App, { service, limits, logger }: AppDeps): voi
     };
     return eventStream(c, map(events, toServerEvent), {
       heartbeatMs: limits.heartbeatMs,
+      // What could go wrong at first has been thrown by now.
+      beginAfterMs: 0,
       onError: (error) => logger.error({ err: error, ...request }, 'event stream failed'),
     });
   });

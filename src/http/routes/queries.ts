@@ -16,8 +16,9 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
     summary: 'Answer a question from a stored context',
     description:
       'None of the document is computed again. With `stream`, server-sent events: `token` ' +
-      '{text}, whose concatenation is the answer, then `done` (the answer object); after the ' +
-      'first event an error is an `error` event with a problem.',
+      '{text}, whose concatenation is the answer, then `done` (the answer object). The response ' +
+      'begins with the first of them, or after ten seconds; from then on an error is an `error` ' +
+      'event with a problem.',
     tags: ['queries'],
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {
