@@ -3,15 +3,12 @@ import { HTTPException } from 'hono/http-exception';
 import { errorTable, ReadonceError, type ErrorCode } from '../core/errors.ts';
 import type { AppEnv } from './app-env.ts';
 import { openAiError, speaksOpenAi } from './openai-error.ts';
-import { problemMediaType, problemSchema, type Problem } from './schemas/problem.ts';
-
-/** Codes that always come with `Retry-After`, and its seconds where the error names none. */
-const usualRetryAfterSeconds: ReadonlyMap<ErrorCode, number> = new Map([
-  ['quota_exceeded', 60],
-  ['rate_limited', 2],
-  ['overloaded', 2],
-  ['engine_unavailable', 2],
-]);
+import {
+  problemMediaType,
+  problemSchema,
+  usualRetryAfterSeconds,
+  type Problem,
+} from './schemas/problem.ts';
 
 /** The problem (RFC 9457) that tells a client of an error. */
 export function problemOf(

@@ -4,6 +4,7 @@ import type { QuerySource } from '../engine/protocol.ts';
 import { planChat, type ChatPlan, type DocumentReading } from './chat-plan.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import type { ServiceDeps } from './deps.ts';
+import { engineInfo } from './engine-info.ts';
 import type { DocumentFinder } from './document-finder.ts';
 import type { PutContext } from './put-context.ts';
 import type { AskedAnswer, Queries, QueryOptions, SamplingRequest } from './queries.ts';
@@ -83,16 +84,8 @@ export class Chats {
   }
 
   #checkModel(model: string): void {
-    const { info } = this.#deps.engine;
-    if (info === undefined) {
-      throw new ReadonceError(
-        'engine_unavailable',
-        'Expected an engine that has told its model but none has started yet. Try again soon.',
-        { retryAfterSeconds: 1 },
-      );
-    }
-    if (model === info.modelId) return;
-    throw unknownModel(info.modelId);
+    const { modelId } = engineInfo(this.#deps.engine);
+    if (model !== modelId) throw unknownModel(modelId);
   }
 
   async #ground(input: ChatInput, signal: AbortSignal): Promise<Ground> {

@@ -1,4 +1,5 @@
 import { randomBytes, randomInt } from 'node:crypto';
+import { scoringMethods } from '../compression/registry.ts';
 import type { StoredContext } from '../core/context.ts';
 import type {
   ChatMessage,
@@ -149,10 +150,18 @@ export class Queries {
   }
 }
 
-/** @throws ReadonceError `invalid_argument` if a context holds less than is asked of it */
+/** @throws ReadonceError `invalid_argument` if a context cannot be used at a keepRatio */
 export function checkKeepRatio(keepRatio: number | undefined, { record }: StoredContext): void {
-  const stored = record.compression.keepRatio;
-  if (keepRatio === undefined || keepRatio <= stored) return;
+  const { keepRatio: stored, method } = record.compression;
+  if (keepRatio === undefined || keepRatio === stored) return;
+  if (keepRatio < stored && scoringMethods.get(method)?.keepsAll !== true) return;
+  if (keepRatio < stored) {
+    throw invalidArgument(
+      'keepRatio',
+      `Expected ${stored} or nothing for keepRatio, since the pairs of method "${method}" have ` +
+        `no order, but got ${keepRatio}. Put the document with a method that scores.`,
+    );
+  }
   throw invalidArgument(
     'keepRatio',
     `Expected at most ${stored}, what the context was stored with, for keepRatio but got ` +

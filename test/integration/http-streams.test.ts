@@ -60,6 +60,16 @@ test('a query is answered with its id, usage, cache and timings from the arrival
   });
 });
 
+test('a context whose pairs have no order is asked with all of them, or not', async () => {
+  const put = await server.put({ document: 'text', compression: { method: 'none' } });
+  const { id } = (await put.json()) as { id: string };
+  const response = await server.query(id, { query: 'q', keepRatio: 0.5 });
+  expect(response.status).toBe(400);
+  expect(await response.json()).toMatchObject({ errors: [{ path: 'keepRatio' }] });
+  expect(server.engine.queries).toEqual([]);
+  expect((await server.query(id, { query: 'q', keepRatio: 1 })).status).toBe(200);
+});
+
 test('a query notes when the context was last used', async () => {
   const id = await putReady();
   server.clock.advance(5000);

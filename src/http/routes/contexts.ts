@@ -10,6 +10,7 @@ import {
   listParameters,
   patchContextBody,
   putContextBody,
+  putContextHeaders,
   putContextParameters,
 } from '../schemas/context.ts';
 import { noParameters } from '../schemas/fields.ts';
@@ -46,6 +47,7 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
     middleware: [readBody({ mediaTypes, maxBytes: limits.maxBodyBytes })],
     request: {
       query: putContextParameters,
+      headers: putContextHeaders,
       body: {
         content: {
           'application/json': { schema: putContextBody },
@@ -87,7 +89,7 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
     const body = isJson
       ? jsonInput(c.req.valid('json'), parameters)
       : textInput(await c.req.text(), parameters);
-    const wait = !prefersAsync(c.req.header('Prefer'));
+    const wait = !prefersAsync(c.req.valid('header').prefer);
     const { outcome, context } = await service.put(
       {
         ...body,

@@ -45,6 +45,7 @@ function registerOpen(app: App, { service, limits }: AppDeps): void {
         'invalid_argument',
         'not_found',
         'conflict',
+        'identity_mismatch',
         'gone',
         'payload_too_large',
         'unsupported_media_type',

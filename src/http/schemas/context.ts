@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi';
+import { budgets, precisions } from '../../compression/registry.ts';
 import { flag, fraction, integer, integerParameter, text, word } from './fields.ts';
 
 const maxTtlSeconds = 10 * 365 * 24 * 3600;
@@ -15,6 +16,10 @@ const sha256Example = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b
 
 const name = () => text({ min: 1, max: maxNameLength });
 
+/** The names of a registry, as a description lists them. */
+const quoted = (registry: ReadonlyMap<string, unknown>) =>
+  [...registry.keys()].map((key) => JSON.stringify(key)).join(', ');
+
 const keepRatio = () =>
   z.union([fraction(), z.literal('auto')], { error: 'a number above 0 and at most 1, or "auto"' });
 
@@ -29,13 +34,15 @@ const compression = z
         description: 'Fraction of the document\'s KV pairs kept; "auto" is not built yet.',
         example: 0.3,
       }),
-      budget: name().optional().openapi({
-        description: 'How pairs are chosen across layers and heads: "global", "uniform".',
-        example: 'global',
-      }),
+      budget: name()
+        .optional()
+        .openapi({
+          description: `How pairs are chosen across layers and heads: ${quoted(budgets)}.`,
+          example: 'global',
+        }),
       precision: name()
         .optional()
-        .openapi({ description: 'Stored element type: "f16", "f32".', example: 'f16' }),
+        .openapi({ description: `Stored element type: ${quoted(precisions)}.`, example: 'f16' }),
     },
     { error: 'an object' },
   )
@@ -90,6 +97,17 @@ export const putContextBody = z
     { error: 'a JSON object' },
   )
   .openapi('PutContext');
+
+/** `Prefer` (RFC 7240); what it does not know is ignored. */
+export const putContextHeaders = z.object({
+  prefer: z
+    .string()
+    .optional()
+    .openapi({
+      param: { description: 'respond-async: answer 202 as soon as the id is known.' },
+      example: 'respond-async',
+    }),
+});
 
 /** The options of a PUT whose body is the document itself. */
 export const putContextParameters = z.strictObject({
