@@ -5,6 +5,7 @@ import { secureHeaders } from 'hono/secure-headers';
 import { ReadonceError } from '../core/errors.ts';
 import type { App, AppDeps, AppEnv } from './app-env.ts';
 import { authentication } from './authentication.ts';
+import { BodyBudget } from './body-budget.ts';
 import { disconnectedResponse, isDisconnection } from './disconnection.ts';
 import { arrival, observation, validQueryString } from './middleware.ts';
 import { openApiRoute } from './openapi.ts';
@@ -42,6 +43,12 @@ export function createApp(deps: AppDeps): App {
   app.use(authentication(deps.apiKeys));
   app.use(requestLife());
   app.use(validQueryString());
+  const { maxBodyBytes, maxBodiesBytes } = deps.limits;
+  const bodies = new BodyBudget(Math.max(maxBodyBytes, maxBodiesBytes));
+  app.use(async (c, next) => {
+    c.set('bodies', bodies);
+    await next();
+  });
   contextRoutes(app, deps);
   eventRoutes(app, deps);
   importanceRoutes(app, deps);

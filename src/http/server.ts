@@ -12,6 +12,9 @@ export const defaultShutdownMs = 10_000;
 /** How long a request may take to arrive: large files come over slow lines. */
 const maxRequestMs = 3_600_000;
 
+/** How long a client may take nothing of a response that waits for it. */
+export const defaultMaxStalledMs = 60_000;
+
 /** What to serve, and where. Who may reach the address was decided by the configuration. */
 export interface ListenOptions {
   readonly app: Pick<App, 'fetch'>;
@@ -21,6 +24,8 @@ export interface ListenOptions {
   readonly port: number;
   /** Default `defaultShutdownMs`. */
   readonly shutdownMs?: number;
+  /** Default `defaultMaxStalledMs`. */
+  readonly maxStalledMs?: number;
 }
 
 /** A server that listens, on the port it got. */
@@ -44,6 +49,10 @@ export async function listen(options: ListenOptions): Promise<HttpServer> {
     },
   );
   const connections = new Connections(server);
+  server.timeout = options.maxStalledMs ?? defaultMaxStalledMs;
+  server.on('timeout', (socket: Socket) => {
+    if (connections.isDead(socket)) socket.destroy();
+  });
   server.on('clientError', (error, socket) => {
     refuseUnparsed(error, socket, connections.isAnswering(socket));
   });
@@ -87,6 +96,14 @@ class Connections {
   closeWhenIdle(): void {
     this.#closing = true;
     for (const [socket, running] of this.#running) if (running.size === 0) socket.destroySoon();
+  }
+
+  /**
+   * Whether nobody reads what waits to be sent on a connection on which nothing has moved for a
+   * while, or nothing is asked on it. One that waits for its answer lives on.
+   */
+  isDead(socket: Socket): boolean {
+    return socket.writableLength > 0 || this.#running.get(socket)?.size === 0;
   }
 
   /** Whether a response has begun on a connection and is not complete. */
