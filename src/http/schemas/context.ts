@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import { budgets, precisions } from '../../compression/registry.ts';
+import { budgetNames, precisionNames } from '../../service/compression.ts';
 import { flag, fraction, integer, integerParameter, text, word } from './fields.ts';
 
 const maxTtlSeconds = 10 * 365 * 24 * 3600;
@@ -16,9 +16,8 @@ const sha256Example = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b
 
 const name = () => text({ min: 1, max: maxNameLength });
 
-/** The names of a registry, as a description lists them. */
-const quoted = (registry: ReadonlyMap<string, unknown>) =>
-  [...registry.keys()].map((key) => JSON.stringify(key)).join(', ');
+/** Names, as a description lists them. */
+const quoted = (names: readonly string[]) => names.map((each) => JSON.stringify(each)).join(', ');
 
 const keepRatio = () =>
   z.union([fraction(), z.literal('auto')], { error: 'a number above 0 and at most 1, or "auto"' });
@@ -37,12 +36,15 @@ const compression = z
       budget: name()
         .optional()
         .openapi({
-          description: `How pairs are chosen across layers and heads: ${quoted(budgets)}.`,
+          description: `How pairs are chosen across layers and heads: ${quoted(budgetNames)}.`,
           example: 'global',
         }),
       precision: name()
         .optional()
-        .openapi({ description: `Stored element type: ${quoted(precisions)}.`, example: 'f16' }),
+        .openapi({
+          description: `Stored element type: ${quoted(precisionNames)}.`,
+          example: 'f16',
+        }),
     },
     { error: 'an object' },
   )
