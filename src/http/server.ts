@@ -75,6 +75,8 @@ export async function listen(options: ListenOptions): Promise<HttpServer> {
 class Connections {
   /** Responses that are not complete, on each open connection. */
   readonly #running = new Map<Socket, Set<ServerResponse>>();
+  /** Those that have had a request: Node itself ends one whose first does not come. */
+  readonly #used = new WeakSet<Socket>();
   #closing = false;
 
   constructor(server: Server) {
@@ -84,6 +86,7 @@ class Connections {
     });
     server.prependListener('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
       const running = this.#running.get(socket);
+      this.#used.add(socket);
       running?.add(response);
       response.once('close', () => {
         running?.delete(response);
@@ -100,10 +103,11 @@ class Connections {
 
   /**
    * Whether nobody reads what waits to be sent on a connection on which nothing has moved for a
-   * while, or nothing is asked on it. One that waits for its answer lives on.
+   * while, or nothing more is asked on it. One that waits for its answer lives on.
    */
   isDead(socket: Socket): boolean {
-    return socket.writableLength > 0 || this.#running.get(socket)?.size === 0;
+    const isIdle = this.#used.has(socket) && this.#running.get(socket)?.size === 0;
+    return socket.writableLength > 0 || isIdle;
   }
 
   /** Whether a response has begun on a connection and is not complete. */

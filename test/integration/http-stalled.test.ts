@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { Gate } from '../support/fake-engine.ts';
 import { startTestServer, until, type TestServer } from '../support/test-server.ts';
 
-const maxStalledMs = 100;
+const maxStalledMs = 300;
 /** Twice this is above what the sockets of both sides buffer. */
 const longQuery = 'x'.repeat(8_000_000);
 
@@ -43,7 +43,7 @@ test('a client that waits for its answer is not taken for one that stopped readi
   const id = await putReady(server);
   server.engine.queryGate = new Gate();
   const answer = server.query(id, { query: 'abc' });
-  await sleep(3 * maxStalledMs);
+  await sleep(2 * maxStalledMs);
   server.engine.queryGate.open();
   expect(await (await answer).json()).toMatchObject({ answer: 'cba' });
   await server.close();
