@@ -30,6 +30,7 @@ const slowReadMs = 200;
 const atOnceMs = 30;
 const impatientMs = 5000;
 const stuckMs = 3000;
+const deafMs = 20_000;
 const fewPieces = 20;
 
 const behaviours: readonly Behaviour[] = [
@@ -62,7 +63,8 @@ const behaviours: readonly Behaviour[] = [
       return streamOnce(url, job, { signal: deadline, leaveAfter });
     },
   },
-  { name: 'never sends all of its request', share: 0.05, visit: sendHalf },
+  { name: 'never sends all of its request', share: 0.03, visit: sendHalf },
+  { name: 'stops reading', share: 0.02, visit: stopReading },
 ];
 
 /** A crowd of clients, each of which comes once. */
@@ -110,6 +112,23 @@ function choose(random: Random): Behaviour {
 function leaveWithin({ url, job, random, deadline }: Visit, ms: number): Promise<StreamResult> {
   const patience = AbortSignal.timeout(Math.ceil(random.next() * ms));
   return streamOnce(url, job, { signal: AbortSignal.any([deadline, patience]) });
+}
+
+/**
+ * Asks for what no socket's buffer holds, a whole context as a file, reads nothing of it, and goes
+ * away after a while: answers are too short to make a server wait for its client.
+ */
+async function stopReading({ url, job, random, deadline }: Visit): Promise<StreamResult> {
+  const path = job.path.replace(/\/query$/, '/export');
+  const request = httpRequest(new URL(path, url), { agent: false });
+  request.on('error', () => undefined);
+  // Without a reader, what comes stays where it is.
+  request.on('response', (response) => response.pause());
+  request.end();
+  const pause = sleep(random.next() * deafMs, undefined, { signal: deadline });
+  await pause.catch(() => undefined);
+  request.destroy();
+  return { kind: 'left' };
 }
 
 /** Announces a body, sends half of it, and goes away after a while. */

@@ -99,6 +99,7 @@ async function startParts(
     limits: {
       ...defaultHttpLimits,
       maxBodyBytes: config.maxBodyBytes,
+      maxBodiesBytes: config.maxBodiesBytes,
       maxImportBytes: config.maxImportBytes,
     },
     clock,
@@ -123,9 +124,9 @@ function checkConfig(config: Config): CompressionSpec {
 }
 
 async function openPort(app: ReturnType<typeof createApp>, config: Config): Promise<HttpServer> {
-  const { host, port, shutdownMs } = config;
+  const { host, port, shutdownMs, maxStalledMs } = config;
   try {
-    return await listen({ app, host, port, shutdownMs });
+    return await listen({ app, host, port, shutdownMs, maxStalledMs });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new ReadonceError(

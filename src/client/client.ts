@@ -149,7 +149,7 @@ function createTransport(options: ClientOptions): Transport {
       ...content,
       ...(signal === undefined ? {} : { signal }),
     }).catch((error: unknown) => {
-      throw connectionError(baseUrl, error);
+      throw connectionError(baseUrl, error, signal);
     });
     if (!response.ok) throw await problemError(response);
     return response;
@@ -160,7 +160,7 @@ function createTransport(options: ClientOptions): Transport {
     json: async (method, path, options) => {
       const response = await send(method, path, options);
       const text = await response.text().catch((error: unknown) => {
-        throw connectionError(baseUrl, error);
+        throw connectionError(baseUrl, error, options?.signal);
       });
       return JSON.parse(text);
     },
@@ -241,7 +241,8 @@ async function* events(
     const response = await http.send(method, path, { ...options, headers, signal });
     if (response.body !== null) yield* parseSse(response.body);
   } catch (error) {
-    throw error instanceof ReadonceError ? error : connectionError(http.baseUrl, error);
+    if (error instanceof ReadonceError || error === signal.reason) throw error;
+    throw connectionError(http.baseUrl, error, signal);
   } finally {
     left.abort();
   }

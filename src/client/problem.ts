@@ -41,8 +41,16 @@ export function readProblem(
   );
 }
 
-/** No server answered at `baseUrl`; an abort by the caller is passed on as it is. */
-export function connectionError(baseUrl: string, error: unknown): unknown {
+/**
+ * No server answered at `baseUrl`; an abort by the caller, or by a time-out of its, is passed on as
+ * it is.
+ */
+export function connectionError(
+  baseUrl: string,
+  error: unknown,
+  signal: AbortSignal | undefined,
+): unknown {
+  if (signal?.aborted === true && error === signal.reason) return error;
   if (error instanceof Error && error.name === 'AbortError') return error;
   const cause = error instanceof Error ? error.cause : undefined;
   const reason = cause instanceof Error && 'code' in cause ? String(cause.code) : String(error);

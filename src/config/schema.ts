@@ -59,6 +59,7 @@ export const configSchema = z.strictObject({
   budget: text('a budget').describe('Budget of a PUT that names none.'),
   precision: text('a precision').describe('Stored element type of a PUT that names none.'),
   maxBodyBytes: integer(1024, 2 ** 30).describe('Largest request body.'),
+  maxBodiesBytes: bytes(1024).describe('Most bytes of all request bodies at once.'),
   maxImportBytes: bytes(mebibyte).describe('Largest context file that is imported.'),
   maxQueuedIngests: integer(1, 100_000).describe('Ingestions that may run or wait.'),
   maxTenantIngests: integer(1, 100_000).describe('Of these, of one tenant.'),
@@ -67,6 +68,9 @@ export const configSchema = z.strictObject({
   maxTenantQueries: integer(1, 100_000).describe('Of these, of one tenant.'),
   maxQueryWaitMs: integer(1, 3_600_000).describe('How long a query may wait for its turn.'),
   maxSessions: integer(0, 100_000).describe('Sessions held at once.'),
+  maxStalledMs: integer(1, 3_600_000).describe(
+    'How long a client may take nothing of an answer that waits for it.',
+  ),
   shutdownMs: integer(0, 3_600_000).describe('How long running answers may take to finish.'),
   logLevel: choice(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).describe(
     'Least severe log records written to stderr.',
@@ -109,6 +113,8 @@ export function defaultConfig(cacheFolder: string): Config {
     precision: 'f16',
     // A document that fills an embedded model's window is under 100 KiB.
     maxBodyBytes: 10 * mebibyte,
+    // Two dozen of the largest.
+    maxBodiesBytes: 256 * mebibyte,
     // Half the cache of 64 Ki tokens at 128 KiB a token, as models of 8B parameters have.
     maxImportBytes: 4096 * mebibyte,
     maxQueuedIngests: 64,
@@ -122,6 +128,8 @@ export function defaultConfig(cacheFolder: string): Config {
     // Proxies commonly give up after a minute.
     maxQueryWaitMs: 60_000,
     maxSessions: 256,
+    // Longer than any network is silent that will go on.
+    maxStalledMs: 60_000,
     shutdownMs: 10_000,
     logLevel: 'info',
   };

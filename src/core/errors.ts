@@ -8,6 +8,7 @@ export const errorTable = {
   forbidden: { status: 403, title: 'Forbidden', retryable: false },
   not_found: { status: 404, title: 'Not found', retryable: false },
   method_not_allowed: { status: 405, title: 'Method not allowed', retryable: false },
+  request_timeout: { status: 408, title: 'Request timeout', retryable: true },
   conflict: { status: 409, title: 'Conflict', retryable: true },
   identity_mismatch: { status: 409, title: 'Identity mismatch', retryable: false },
   gone: { status: 410, title: 'Gone', retryable: false },

@@ -2,6 +2,7 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { assert, defined } from '../core/assert.ts';
+import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { Logger } from '../observability/logger.ts';
 import type {
@@ -14,6 +15,7 @@ import type {
   EngineRequest,
   EngineSession,
   EngineState,
+  FindRequest,
   Identified,
   IdentifyRequest,
   Ingested,
@@ -97,6 +99,11 @@ class EngineClient implements SupervisedEngine {
 
   async identify(request: IdentifyRequest, signal?: AbortSignal): Promise<Identified> {
     return (await this.#call({ op: 'identify', args: request }, { signal })) as Identified;
+  }
+
+  async find(request: FindRequest, signal?: AbortSignal): Promise<readonly StoredContext[]> {
+    const body: CallBody = { op: 'find', args: request };
+    return (await this.#call(body, { signal })) as readonly StoredContext[];
   }
 
   async ingest(

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { resolvePrecision } from '../compression/registry.ts';
 import type { Clock } from '../core/clock.ts';
-import type { ContextRecord, IngestTimings } from '../core/context.ts';
+import type { ContextRecord, ContextUsage, IngestTimings } from '../core/context.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { ContextWrite, HeadPairs, HeadRanking } from '../../storage/context-store.ts';
 import type { TokenizedDocument } from './document.ts';
@@ -29,11 +29,13 @@ export function contextWrite(
   const { request, document, lengths } = chosen;
   const { compression, plan } = document;
   const precision = resolvePrecision(compression.precision);
-  const createdAtMs = clock.nowMs();
   return {
-    record: contextRecord(checkpoint, chosen, createdAtMs),
+    record: contextRecord(checkpoint, chosen),
     timings: () => chosen.timings(clock.monotonicMs()),
-    usage: { ...request.usage, lastUsedAtMs: createdAtMs },
+    // Read when all else is stored: no context expires before it can be used.
+    get usage() {
+      return firstUsage(request, clock.nowMs());
+    },
     prefixIds: document.prefixIds,
     documentIds: document.documentIds,
     encodedBytes: (rows) => precision.encodedBytes(rows, plan.layout.headDim),
@@ -48,7 +50,6 @@ export function contextWrite(
 function contextRecord(
   checkpoint: Checkpoint,
   { request, document, lengths }: ChosenPairs,
-  createdAtMs: number,
 ): Omit<ContextRecord, 'timings'> {
   const { plan } = document;
   const bytes = Buffer.from(request.document, 'utf8');
@@ -69,6 +70,12 @@ function contextRecord(
     layout: plan.layout,
     prefixTokens: plan.prefixTokens,
     pairCounts: [...lengths],
-    createdAtMs,
+    createdAtMs: request.createdAtMs,
   };
+}
+
+function firstUsage({ createdAtMs, usage }: IngestRequest, nowMs: number): ContextUsage {
+  const { ttlMs, pinned, labels } = usage;
+  const expiresAtMs = ttlMs === null ? null : nowMs + ttlMs;
+  return { lastUsedAtMs: createdAtMs, expiresAtMs, pinned, labels };
 }

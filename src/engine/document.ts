@@ -4,7 +4,7 @@ import { contextId, familyId, type ContextIdentity } from '../core/identity.ts';
 import { kvLayout } from '../model/config.ts';
 import type { Checkpoint, Tokenizer } from '../model/checkpoint.ts';
 import type { ScoringMethod, ScoringPlanInput } from '../compression/method.ts';
-import { resolveMethod } from '../compression/registry.ts';
+import { budgets, resolveMethod, scoringMethods } from '../compression/registry.ts';
 import type { TokenIds } from '../../storage/context-store.ts';
 import type { IdentifyRequest } from './protocol.ts';
 
@@ -68,6 +68,45 @@ export function tokenizeDocument(
   };
   const [id, family] = [contextId(identity), familyId(identity)];
   return { id, family, prefixIds, documentIds, compression, method, chunkTokens, plan };
+}
+
+/**
+ * The families of the contexts that a document may be stored as, one for each method and budget
+ * that are built; methods that it leaves no room for have none.
+ */
+export function familiesOf(
+  checkpoint: Checkpoint,
+  { tenantSalt }: Pick<IdentifyRequest, 'tenantSalt'>,
+  { prefixIds, documentIds, compression, plan }: TokenizedDocument,
+): readonly string[] {
+  const source = {
+    tenantSalt,
+    modelFingerprint: checkpoint.fingerprint,
+    prefixIds,
+    documentIds,
+  };
+  return [...scoringMethods.values()].flatMap((method) => {
+    const chunkTokens = roomyChunkTokens(method, plan);
+    if (chunkTokens === undefined) return [];
+    return [...budgets.keys()].map((budget) =>
+      familyId({
+        ...source,
+        compression: { ...compression, method: method.name, budget },
+        methodVersion: method.version,
+        chunkTokens,
+      }),
+    );
+  });
+}
+
+/** Undefined: the method has no room for the document. */
+function roomyChunkTokens(method: ScoringMethod, plan: ScoringPlanInput): number | undefined {
+  try {
+    return method.chunkTokens(plan);
+  } catch (error) {
+    if (error instanceof ReadonceError && error.code === 'context_too_long') return undefined;
+    throw error;
+  }
 }
 
 /** Whether stored token ids are those of a document: a hash alone is not believed. */

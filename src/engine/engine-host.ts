@@ -1,17 +1,13 @@
 import { availableParallelism } from 'node:os';
 import { systemClock } from '../core/clock.ts';
+import type { CompressionSpec } from '../core/compression-spec.ts';
+import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
-import { kvLayout, type ModelConfig } from '../model/config.ts';
+import { kvLayout } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
-import {
-  chooseDevice,
-  deviceForModel,
-  deviceLabel,
-  type ChosenDevice,
-} from '../runtime/choose-device.ts';
+import { deviceLabel, type ChosenDevice } from '../runtime/choose-device.ts';
 import { createRuntime } from '../runtime/create-runtime.ts';
-import { probeCuda } from '../runtime/cuda/probe.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Logger } from '../observability/logger.ts';
 import { openContextStore } from '../../storage/open-store.ts';
@@ -20,16 +16,18 @@ import { faultOf } from '../../storage/fault.ts';
 import { answer, type AnswerCall } from './answer.ts';
 import { derive } from './derive.ts';
 import { findContext, usedKeepRatio } from './find-context.ts';
-import { sameTokens, tokenizeDocument, type TokenizedDocument } from './document.ts';
+import { familiesOf, sameTokens, tokenizeDocument, type TokenizedDocument } from './document.ts';
 import { ingest, type IngestCall } from './ingest.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
+import { fitDevice, pickDevice } from './pick-device.ts';
 import { readingQueue } from './prompt-context.ts';
 import type {
   EngineAnswer,
   EngineInfo,
   EngineOptions,
   EngineSession,
+  FindRequest,
   Identified,
   IdentifyRequest,
   Ingested,
@@ -45,6 +43,17 @@ type EngineLimits = Pick<
   EngineOptions,
   'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
 >;
+
+/** Needs the least room of all: what fits in no other way fits in this. */
+const keepAll: CompressionSpec = {
+  method: 'none',
+  keepRatio: 1,
+  budget: 'global',
+  precision: 'f16',
+};
+
+/** Characters that are tokenised before anybody would notice. */
+const shortDocument = 1024;
 
 /** What an engine process does, without the process: owns the model and the loaded contexts. */
 export class EngineHost {
@@ -154,7 +163,7 @@ export class EngineHost {
   async identify(request: IdentifyRequest, signal: AbortSignal): Promise<Identified> {
     const document = await this.#tokenize(request, signal);
     const { id, prefixIds, documentIds } = document;
-    const fault = this.#findFault(document);
+    const fault = this.#findFault(id, document);
     if (fault !== undefined) this.#quarantine(id, fault);
     return {
       id,
@@ -164,9 +173,21 @@ export class EngineHost {
     };
   }
 
-  /** Whether what is stored under a document's id fails a check, or is another document's. */
-  #findFault(document: TokenizedDocument): Fault | undefined {
-    const { id } = document;
+  /** The owner's contexts of a document, however compressed; damaged ones are quarantined. */
+  async find(request: FindRequest, signal: AbortSignal): Promise<readonly StoredContext[]> {
+    const document = await this.#tokenize({ ...request, compression: keepAll }, signal);
+    const contexts = familiesOf(this.#checkpoint, request, document)
+      .flatMap((family) => this.#store.family(family))
+      .filter(({ record }) => record.tenant === request.tenant);
+    return contexts.filter(({ record: { id } }) => {
+      const fault = this.#findFault(id, document);
+      if (fault !== undefined) this.#quarantine(id, fault);
+      return fault === undefined;
+    });
+  }
+
+  /** Whether what is stored under an id fails a check, or is another document's. */
+  #findFault(id: string, document: TokenizedDocument): Fault | undefined {
     try {
       if (this.#store.get(id) === undefined) return undefined;
       const same = sameTokens(this.#store.tokenIds(id), document);
@@ -326,8 +347,10 @@ export class EngineHost {
   }
 
   /** Long documents take as long as steps of answers do: it is done when there is time for it. */
-  #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
-    return this.#scheduler.piece(() => tokenizeDocument(this.#checkpoint, request), signal);
+  async #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
+    const tokenize = (): TokenizedDocument => tokenizeDocument(this.#checkpoint, request);
+    if (request.document.length < shortDocument) return tokenize();
+    return this.#scheduler.piece(tokenize, signal);
   }
 
   /** Remembers a call until it settles. */
@@ -339,33 +362,6 @@ export class EngineHost {
     call.then(forget, forget);
     return call;
   }
-}
-
-/** @throws ReadonceError `engine_unavailable` if the device that is wanted cannot run */
-function pickDevice(options: EngineOptions, logger: Logger): ChosenDevice {
-  const { device = 'cpu', deviceIndex = 0 } = options;
-  const isAuto = device === 'auto';
-  const chosen = chooseDevice({ device, deviceIndex }, () => probeCuda({ stopEarly: isAuto }));
-  const reason = chosen.device === 'cpu' ? chosen.reason : undefined;
-  if (isAuto) logger.info({ device: deviceLabel(chosen), reason }, 'device chosen');
-  return chosen;
-}
-
-/** @throws ReadonceError `unsupported` if the device that is wanted has nothing for the model */
-function fitDevice(
-  picked: ChosenDevice,
-  parts: {
-    readonly config: ModelConfig;
-    readonly options: EngineOptions;
-    readonly logger: Logger;
-  },
-): ChosenDevice {
-  const { config, options, logger } = parts;
-  const chosen = deviceForModel(picked, options.device ?? 'cpu', config);
-  if (chosen !== picked && chosen.device === 'cpu') {
-    logger.warn({ device: 'cpu', reason: chosen.reason }, 'no kernels for this model');
-  }
-  return chosen;
 }
 
 function isCorruption(error: unknown): error is ReadonceError {

@@ -36,13 +36,7 @@ export function findContext(
 export function usedKeepRatio(record: ContextRecord, asked: number | undefined): number {
   const { keepRatio: stored, method } = record.compression;
   if (asked === undefined) return stored;
-  if (asked < stored && resolveMethod(method).keepsAll) {
-    throw new ReadonceError(
-      'invalid_argument',
-      `Expected 1 or nothing for keepRatio, since the pairs of method "${method}" have no order, ` +
-        `but got ${asked}: put the document with a method that scores`,
-    );
-  }
-  requireStoredKeepRatio(asked, stored);
+  const { keepsAll } = resolveMethod(method);
+  requireStoredKeepRatio(asked, { keepRatio: stored, method, keepsAll });
   return asked;
 }

@@ -46,6 +46,8 @@ async function handle({ host, requests }: Running, request: EngineRequest): Prom
   switch (request.op) {
     case 'identify':
       return requests.serve(request.requestId, (signal) => host.identify(request.args, signal));
+    case 'find':
+      return requests.serve(request.requestId, (signal) => host.find(request.args, signal));
     case 'ingest':
       return requests.serve(request.requestId, (signal) =>
         host.ingest({

@@ -36,6 +36,9 @@ export interface IdentifyRequest {
   readonly compression: CompressionSpec;
 }
 
+/** A document whose contexts are looked for, however compressed. */
+export type FindRequest = Omit<IdentifyRequest, 'compression'>;
+
 /** What a document would be stored as; computed without running the model. */
 export interface Identified {
   readonly id: string;
@@ -45,9 +48,14 @@ export interface Identified {
   readonly stored: StoredContext | undefined;
 }
 
-/** A document to read and store, and the usage that its context begins with. */
+/** A document to read and store, and what its context begins with. */
 export interface IngestRequest extends IdentifyRequest {
-  readonly usage: Pick<ContextUsage, 'expiresAtMs' | 'pinned' | 'labels'>;
+  /** When it was asked for, as its client was told. */
+  readonly createdAtMs: number;
+  readonly usage: Pick<ContextUsage, 'pinned' | 'labels'> & {
+    /** The context expires so long after it is stored; null: never. */
+    readonly ttlMs: number | null;
+  };
 }
 
 /** A document that was stored by a request. */
@@ -218,6 +226,7 @@ export interface EngineOptions {
 export type EngineRequest =
   | { readonly op: 'start'; readonly options: EngineOptions }
   | { readonly op: 'identify'; readonly requestId: number; readonly args: IdentifyRequest }
+  | { readonly op: 'find'; readonly requestId: number; readonly args: FindRequest }
   | { readonly op: 'ingest'; readonly requestId: number; readonly args: IngestRequest }
   | { readonly op: 'query'; readonly requestId: number; readonly args: EngineQuery }
   | { readonly op: 'open-session'; readonly requestId: number; readonly args: SessionRequest }
@@ -262,6 +271,11 @@ export interface Engine {
    * that take a signal stop early when it aborts.
    */
   identify(request: IdentifyRequest, signal?: AbortSignal): Promise<Identified>;
+  /**
+   * The owner's stored contexts of a document, expired ones included, in no particular order. Their
+   * token ids were compared and are the same; the model does not run.
+   */
+  find(request: FindRequest, signal?: AbortSignal): Promise<readonly StoredContext[]>;
   /**
    * Stores a document: derived from a stored context that has all its pairs, if there is one, else
    * read by the model.

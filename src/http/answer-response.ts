@@ -27,6 +27,7 @@ export function streamedAnswer<T>(
   const { errorEvent } = stream;
   return eventStream(c, answerEvents(stream), {
     heartbeatMs: limits.heartbeatMs,
+    beginAfterMs: limits.maxSilentMs,
     onError: (error) =>
       logger.warn({ err: error, code: error.code, requestId: c.var.requestId }, 'answer failed'),
     ...(errorEvent === undefined ? {} : { errorEvent }),

@@ -4,6 +4,7 @@ import type { Clock } from '../core/clock.ts';
 import type { Logger } from '../observability/logger.ts';
 import type { Metrics } from '../observability/metrics.ts';
 import type { Service } from '../service/service.ts';
+import type { BodyBudget } from './body-budget.ts';
 import type { HttpLimits } from './limits.ts';
 
 /** What the server and middleware leave for handlers. */
@@ -18,6 +19,8 @@ export interface AppEnv {
     arrivedAtMs: number;
     /** Whose request it is; '' without API keys. */
     tenant: string;
+    /** What all requests' bodies share. */
+    bodies: BodyBudget;
     /** Aborts when the client has gone or its time is up; the reason is a `ReadonceError`. */
     signal: AbortSignal;
     /** To be called when a response begins that is a stream, and the result when it ends. */

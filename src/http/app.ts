@@ -2,14 +2,15 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { requestId } from 'hono/request-id';
 import { secureHeaders } from 'hono/secure-headers';
-import { randomUUID } from 'node:crypto';
 import { ReadonceError } from '../core/errors.ts';
 import type { App, AppDeps, AppEnv } from './app-env.ts';
 import { authentication } from './authentication.ts';
+import { BodyBudget } from './body-budget.ts';
 import { disconnectedResponse, isDisconnection } from './disconnection.ts';
 import { arrival, observation, validQueryString } from './middleware.ts';
 import { openApiRoute } from './openapi.ts';
 import { clientError, problemResponse } from './problem.ts';
+import { newRequestId } from './request-id.ts';
 import { requestLife } from './request-life.ts';
 import { contextRoutes } from './routes/contexts.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -34,7 +35,7 @@ export function createApp(deps: AppDeps): App {
   app.use(
     requestId({
       limitLength: maxRequestIdLength,
-      generator: () => `req_${randomUUID().replaceAll('-', '')}`,
+      generator: newRequestId,
     }),
   );
   app.use(observation(deps));
@@ -42,6 +43,12 @@ export function createApp(deps: AppDeps): App {
   app.use(authentication(deps.apiKeys));
   app.use(requestLife());
   app.use(validQueryString());
+  const { maxBodyBytes, maxBodiesBytes } = deps.limits;
+  const bodies = new BodyBudget(Math.max(maxBodyBytes, maxBodiesBytes));
+  app.use(async (c, next) => {
+    c.set('bodies', bodies);
+    await next();
+  });
   contextRoutes(app, deps);
   eventRoutes(app, deps);
   importanceRoutes(app, deps);

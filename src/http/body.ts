@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from 'hono';
 import { ReadonceError } from '../core/errors.ts';
 import { untilAborted } from '../core/until-aborted.ts';
 import type { AppEnv } from './app-env.ts';
+import type { BodyShare } from './body-budget.ts';
 import { Disconnection } from './disconnection.ts';
 
 /** What a route takes; the rest is `unsupported_media_type` or `payload_too_large`. */
@@ -18,7 +19,7 @@ export interface BodyOptions {
 /**
  * Reads a request's body as text before anything looks at it, so that the limit holds while it
  * arrives and only valid UTF-8 gets further. Handlers and validators find it in `c.req.text()` and
- * `c.req.json()`.
+ * `c.req.json()`. All bodies together are bounded (`BodyBudget`), each until its response begins.
  */
 export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
   return async (c, next) => {
@@ -27,11 +28,17 @@ export function readBody(options: BodyOptions): MiddlewareHandler<AppEnv> {
     if (!mayBeNone) checkTextType(contentType, options.mediaTypes);
     checkEncoding(c.req.header('Content-Encoding'));
     if (Number(c.req.header('Content-Length') ?? 0) > options.maxBytes) throw tooLarge(options);
-    const text = decode(await readBytes(c.req.raw.body, options, c.var.signal));
-    if (mayBeNone && text !== '') checkTextType(contentType, options.mediaTypes);
-    // Declared as the text itself, but read as a promise of it.
-    Object.assign(c.req.bodyCache, { text: Promise.resolve(text) });
-    await next();
+    const share = c.var.bodies.share();
+    try {
+      const parts = boundedParts(c.req.raw.body, options, c.var.signal);
+      const text = decode(await joined(parts, share));
+      if (mayBeNone && text !== '') checkTextType(contentType, options.mediaTypes);
+      // Declared as the text itself, but read as a promise of it.
+      Object.assign(c.req.bodyCache, { text: Promise.resolve(text) });
+      await next();
+    } finally {
+      share.close();
+    }
   };
 }
 
@@ -83,13 +90,13 @@ function checkEncoding(encoding: string | undefined): void {
   );
 }
 
-async function readBytes(
-  body: ReadableStream<Uint8Array> | null,
-  options: BodyOptions,
-  signal: AbortSignal,
-): Promise<Uint8Array> {
+/** @throws ReadonceError `overloaded` */
+async function joined(parts: AsyncIterable<Uint8Array>, share: BodyShare): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
-  for await (const chunk of boundedParts(body, options, signal)) chunks.push(chunk);
+  for await (const chunk of parts) {
+    share.add(chunk.byteLength);
+    chunks.push(chunk);
+  }
   return Buffer.concat(chunks);
 }
 

@@ -1,10 +1,10 @@
 import type { OpenAiError } from './schemas/chat.ts';
 import type { Problem } from './schemas/problem.ts';
 
-/** Below it errors are OpenAI's, since its clients read no problems. */
+/** Below it errors are OpenAI's, too, since its clients read no problems. */
 const openAiPrefix = '/v1/';
 
-/** Whether the clients of a path expect errors in OpenAI's envelope. */
+/** Whether the clients of a path look for OpenAI's `error`. */
 export function speaksOpenAi(path: string): boolean {
   return path.startsWith(openAiPrefix);
 }
@@ -16,10 +16,15 @@ const types: ReadonlyMap<number, string> = new Map([
   [429, 'rate_limit_error'],
 ]);
 
-/** A problem in OpenAI's envelope: the first field that was refused is its `param`. */
-export function openAiError({ status, detail, code, errors }: Problem): OpenAiError {
+/**
+ * A problem with OpenAI's `error` beside its fields: the first field that was refused is its
+ * `param`.
+ */
+export function openAiError(problem: Problem): OpenAiError {
+  const { status, detail, code, errors } = problem;
   const param = errors?.[0]?.path ?? null;
   return {
+    ...problem,
     error: {
       message: detail,
       type: types.get(status) ?? (status < 500 ? 'invalid_request_error' : 'server_error'),

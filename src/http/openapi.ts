@@ -1,5 +1,7 @@
 import type { App } from './app-env.ts';
 import { openPath } from './authentication.ts';
+import { noParameters } from './schemas/fields.ts';
+import { validate } from './validation.ts';
 import { maxTimeoutMs, timeoutHeader } from './request-life.ts';
 
 const description =
@@ -22,6 +24,7 @@ export interface OpenApiOptions {
 export function openApiRoute(app: App, options: OpenApiOptions): void {
   let document: object | undefined;
   app.get('/openapi.json', (c) => {
+    validate(noParameters, c.req.query());
     document ??= openApiDocument(app, options);
     return c.json(document, 200);
   });

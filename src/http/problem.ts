@@ -3,18 +3,12 @@ import { HTTPException } from 'hono/http-exception';
 import { errorTable, ReadonceError, type ErrorCode } from '../core/errors.ts';
 import type { AppEnv } from './app-env.ts';
 import { openAiError, speaksOpenAi } from './openai-error.ts';
-import { problemSchema, type Problem } from './schemas/problem.ts';
-
-/** The media type of every error (RFC 9457). */
-export const problemMediaType = 'application/problem+json';
-
-/** Codes that always come with `Retry-After`, and its seconds where the error names none. */
-const usualRetryAfterSeconds: ReadonlyMap<ErrorCode, number> = new Map([
-  ['quota_exceeded', 60],
-  ['rate_limited', 2],
-  ['overloaded', 2],
-  ['engine_unavailable', 2],
-]);
+import {
+  problemMediaType,
+  problemSchema,
+  usualRetryAfterSeconds,
+  type Problem,
+} from './schemas/problem.ts';
 
 /** The problem (RFC 9457) that tells a client of an error. */
 export function problemOf(
@@ -35,7 +29,7 @@ export function problemOf(
   };
 }
 
-/** A problem as the response to the request at hand; below /v1 in OpenAI's envelope. */
+/** A problem as the response to the request at hand; below /v1 for OpenAI's clients, too. */
 export function problemResponse(c: Context<AppEnv>, error: ReadonceError): Response {
   const problem = problemOf(error, { instance: c.req.path, requestId: c.var.requestId });
   c.set('problemCode', error.code);
@@ -45,8 +39,8 @@ export function problemResponse(c: Context<AppEnv>, error: ReadonceError): Respo
   }
   if (error.code === 'unauthenticated') c.header('WWW-Authenticate', 'Bearer');
   const { status } = errorTable[error.code];
-  if (speaksOpenAi(c.req.path)) return c.json(openAiError(problem), status);
-  return c.body(JSON.stringify(problem), status, { 'Content-Type': problemMediaType });
+  const body = speaksOpenAi(c.req.path) ? openAiError(problem) : problem;
+  return c.body(JSON.stringify(body), status, { 'Content-Type': problemMediaType });
 }
 
 /**

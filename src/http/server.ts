@@ -1,17 +1,19 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { getRequestListener } from '@hono/node-server';
 import { assert } from '../core/assert.ts';
-import { ReadonceError } from '../core/errors.ts';
 import type { App } from './app-env.ts';
-import { problemMediaType, problemOf } from './problem.ts';
+import { badRequest, refuseUnparsed } from './malformed.ts';
 
 /** How long running answers may take to finish once the server is told to close. */
 export const defaultShutdownMs = 10_000;
 
 /** How long a request may take to arrive: large files come over slow lines. */
 const maxRequestMs = 3_600_000;
+
+/** How long a client may take nothing of a response that waits for it. */
+export const defaultMaxStalledMs = 60_000;
 
 /** What to serve, and where. Who may reach the address was decided by the configuration. */
 export interface ListenOptions {
@@ -22,6 +24,8 @@ export interface ListenOptions {
   readonly port: number;
   /** Default `defaultShutdownMs`. */
   readonly shutdownMs?: number;
+  /** Default `defaultMaxStalledMs`. */
+  readonly maxStalledMs?: number;
 }
 
 /** A server that listens, on the port it got. */
@@ -45,7 +49,13 @@ export async function listen(options: ListenOptions): Promise<HttpServer> {
     },
   );
   const connections = new Connections(server);
-  server.on('clientError', refuseMalformed);
+  server.timeout = options.maxStalledMs ?? defaultMaxStalledMs;
+  server.on('timeout', (socket: Socket) => {
+    if (connections.isDead(socket)) socket.destroy();
+  });
+  server.on('clientError', (error, socket) => {
+    refuseUnparsed(error, socket, connections.isAnswering(socket));
+  });
   await start(server, options);
   const address = server.address();
   assert(typeof address === 'object' && address !== null, 'expected the address of a TCP server');
@@ -63,32 +73,47 @@ export async function listen(options: ListenOptions): Promise<HttpServer> {
  * a request, which browsers open in advance, for busy.
  */
 class Connections {
-  /** Requests running on each open connection. */
-  readonly #running = new Map<Socket, number>();
+  /** Responses that are not complete, on each open connection. */
+  readonly #running = new Map<Socket, Set<ServerResponse>>();
+  /** Those that have had a request: Node itself ends one whose first does not come. */
+  readonly #used = new WeakSet<Socket>();
   #closing = false;
 
   constructor(server: Server) {
     server.on('connection', (socket: Socket) => {
-      this.#running.set(socket, 0);
+      this.#running.set(socket, new Set());
       socket.once('close', () => this.#running.delete(socket));
     });
     server.prependListener('request', ({ socket }: IncomingMessage, response: ServerResponse) => {
-      this.#count(socket, 1);
-      response.once('close', () => this.#count(socket, -1));
+      const running = this.#running.get(socket);
+      this.#used.add(socket);
+      running?.add(response);
+      response.once('close', () => {
+        running?.delete(response);
+        if (this.#closing && running?.size === 0) socket.destroySoon();
+      });
     });
   }
 
   /** Closes each connection as soon as nothing runs on it. */
   closeWhenIdle(): void {
     this.#closing = true;
-    for (const [socket, running] of this.#running) if (running === 0) socket.destroySoon();
+    for (const [socket, running] of this.#running) if (running.size === 0) socket.destroySoon();
   }
 
-  #count(socket: Socket, change: 1 | -1): void {
-    const running = this.#running.get(socket);
-    if (running === undefined) return;
-    this.#running.set(socket, running + change);
-    if (this.#closing && running + change === 0) socket.destroySoon();
+  /**
+   * Whether nobody reads what waits to be sent on a connection on which nothing has moved for a
+   * while, or nothing more is asked on it. One that waits for its answer lives on.
+   */
+  isDead(socket: Socket): boolean {
+    const isIdle = this.#used.has(socket) && this.#running.get(socket)?.size === 0;
+    return socket.writableLength > 0 || isIdle;
+  }
+
+  /** Whether a response has begun on a connection and is not complete. */
+  isAnswering(socket: Duplex): boolean {
+    const running = socket instanceof Socket ? this.#running.get(socket) : undefined;
+    return [...(running ?? [])].some(({ headersSent }) => headersSent);
   }
 }
 
@@ -110,34 +135,4 @@ async function drain(server: Server, connections: Connections, shutdownMs: numbe
   const deadline = setTimeout(() => server.closeAllConnections(), shutdownMs);
   await closed;
   clearTimeout(deadline);
-}
-
-/** What the adapter refuses before the app sees it: a request target or Host that is no URL. */
-function badRequest(): Response {
-  const problem = malformed();
-  return new Response(JSON.stringify(problem), {
-    status: problem.status,
-    headers: { 'Content-Type': problemMediaType },
-  });
-}
-
-/** What Node's parser refuses: bytes that are no HTTP, or headers that are too long. */
-function refuseMalformed(_error: Error, socket: Duplex): void {
-  if (!socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const body = JSON.stringify(malformed());
-  socket.end(
-    `HTTP/1.1 400 Bad Request\r\nContent-Type: ${problemMediaType}\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  );
-}
-
-function malformed() {
-  const error = new ReadonceError(
-    'invalid_argument',
-    'Expected a well-formed HTTP request with headers of at most 16 KiB but got something else.',
-  );
-  return problemOf(error, { instance: '', requestId: '' });
 }

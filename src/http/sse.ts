@@ -19,15 +19,20 @@ export interface ServerEvent {
 export interface EventStreamOptions {
   /** Between two comments. */
   readonly heartbeatMs: number;
+  /** How long the response waits for the first event; 0: only for one that is there already. */
+  readonly beginAfterMs: number;
   /** Gets what was thrown after the response began; the client gets an `error` event. */
   onError(error: ReadonceError): void;
   /** How the client is told; default: an event named `error` with the problem. */
   readonly errorEvent?: (problem: Problem) => ServerEvent;
 }
 
+const heartbeat = ': heartbeat\n\n';
+
 /**
  * Answers with an event stream. The response begins when the first event is there, so that an error
- * before it is an ordinary problem (thrown); a later one becomes an `error` event. Comments keep an
+ * before it is an ordinary problem (thrown), or with a comment when that takes too long: proxies
+ * and clients give up on a silent server. A later error becomes an `error` event. Comments keep an
  * idle stream open. When the request's signal aborts, the stream ends, by an `error` event if the
  * client is still there; the source is to end by itself.
  */
@@ -37,12 +42,15 @@ export async function eventStream(
   options: EventStreamOptions,
 ): Promise<Response> {
   const { signal } = c.var;
-  let next = await untilAborted(source.next(), signal);
+  const first = untilAborted(source.next(), signal);
+  const early = await withinMs(first, options.beginAfterMs);
   const ended = c.var.beginStream();
   const request = { instance: c.req.path, requestId: c.var.requestId };
   return streamSSE(c, async (stream) => {
-    const heartbeat = setInterval(() => void stream.write(': heartbeat\n\n'), options.heartbeatMs);
+    const timer = setInterval(() => void stream.write(heartbeat), options.heartbeatMs);
     try {
+      if (early === undefined) await stream.write(heartbeat);
+      let next = early ?? (await first);
       while (!next.done) {
         await stream.writeSSE(encode(next.value));
         next = await untilAborted(source.next(), signal);
@@ -55,10 +63,25 @@ export async function eventStream(
         encode(options.errorEvent?.(problem) ?? { event: 'error', data: problem }),
       );
     } finally {
-      clearInterval(heartbeat);
+      clearInterval(timer);
       ended();
     }
   });
+}
+
+/** What a promise settles to; undefined if that takes longer. */
+async function withinMs<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
+  // Nobody waits for it while the response begins.
+  promise.catch(() => undefined);
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, ms, undefined);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function encode({ event, data }: ServerEvent): SSEMessage {

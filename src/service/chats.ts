@@ -1,9 +1,11 @@
 import { contextTokens, type StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { QuerySource } from '../engine/protocol.ts';
-import { planChat, type ChatPlan } from './chat-plan.ts';
+import { planChat, type ChatPlan, type DocumentReading } from './chat-plan.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import type { ServiceDeps } from './deps.ts';
+import { engineInfo } from './engine-info.ts';
+import type { DocumentFinder } from './document-finder.ts';
 import type { PutContext } from './put-context.ts';
 import type { AskedAnswer, Queries, QueryOptions, SamplingRequest } from './queries.ts';
 import { conversationTurns, type ChatMessage } from './turns.ts';
@@ -15,7 +17,7 @@ export interface ChatInput {
   /** The id of the served model. */
   readonly model: string;
   readonly messages: readonly ChatMessage[];
-  /** All messages are turns with it; undefined: a long first message is looked up. */
+  /** All messages are turns with it; undefined: the first message is looked up. */
   readonly contextId: string | undefined;
   /** Whether a document that is not stored is put, rather than read for this chat only. */
   readonly store: boolean;
@@ -44,6 +46,7 @@ export interface ChatParts {
   readonly lookup: ContextLookup;
   readonly queries: Queries;
   readonly put: PutContext;
+  readonly finder: DocumentFinder;
 }
 
 /** The use case behind `POST /v1/chat/completions`. */
@@ -81,47 +84,61 @@ export class Chats {
   }
 
   #checkModel(model: string): void {
-    const { info } = this.#deps.engine;
-    if (info === undefined) {
-      throw new ReadonceError(
-        'engine_unavailable',
-        'Expected an engine that has told its model but none has started yet. Try again soon.',
-        { retryAfterSeconds: 1 },
-      );
-    }
-    if (model === info.modelId) return;
-    throw unknownModel(info.modelId);
+    const { modelId } = engineInfo(this.#deps.engine);
+    if (model !== modelId) throw unknownModel(modelId);
   }
 
   async #ground(input: ChatInput, signal: AbortSignal): Promise<Ground> {
     const { tenant, contextId, messages, store } = input;
     if (contextId !== undefined) {
       const stored = this.#parts.lookup.ready({ tenant, id: contextId });
-      return { source: contextSource(stored), stored, turns: conversationTurns(messages) };
+      return contextGround(stored, conversationTurns(messages));
     }
     const plan = planChat(messages);
-    const { document, instructions, turns } = plan;
-    const stored = await this.#findDocument(plan, { tenant, store }, signal);
-    if (stored !== undefined) return { source: contextSource(stored), stored, turns };
+    const found = await this.#findDocument(plan, tenant, signal);
+    if (found !== undefined) return found;
+    if (store && plan.toStore !== undefined) return this.#store(plan.toStore, tenant, signal);
+    const { document, instructions, turns } = plan.unstored();
     return { source: { kind: 'prompt', document, instructions }, stored: undefined, turns };
   }
 
+  /** The first document of a chat that is stored. */
   async #findDocument(
-    { document, instructions }: ChatPlan,
-    { tenant, store }: Pick<ChatInput, 'tenant' | 'store'>,
+    { documents, isShort }: ChatPlan,
+    tenant: string,
     signal: AbortSignal,
-  ): Promise<StoredContext | undefined> {
-    if (document === undefined) return undefined;
+  ): Promise<Ground | undefined> {
+    const find = async (reading: DocumentReading): Promise<Ground | undefined> => {
+      const stored = await this.#parts.finder.find({ tenant, ...reading }, signal);
+      return stored && contextGround(stored, reading.turns);
+    };
+    if (isShort) {
+      const found = await Promise.all(documents.map(find));
+      return found.find((ground) => ground !== undefined);
+    }
+    // The later ones have the first one's text for instructions: tokenising it again takes time.
+    for (const reading of documents) {
+      const found = await find(reading);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  async #store(
+    { document, instructions, turns }: DocumentReading,
+    tenant: string,
+    signal: AbortSignal,
+  ): Promise<Ground> {
     const { lookup, put } = this.#parts;
     const input = { tenant, document, instructions, compression: {} };
-    if (!store) return put.find(input, signal);
     const { context } = await put.put(input, { wait: true, signal });
-    return lookup.ready({ tenant, id: context.id });
+    return contextGround(lookup.ready({ tenant, id: context.id }), turns);
   }
 }
 
-function contextSource({ record }: StoredContext): QuerySource {
-  return { kind: 'context', contextId: record.id, keepRatio: undefined };
+function contextGround(stored: StoredContext, turns: readonly ChatMessage[]): Ground {
+  const contextId = stored.record.id;
+  return { source: { kind: 'context', contextId, keepRatio: undefined }, stored, turns };
 }
 
 /** No other model than `served` is. @returns a `not_found` whose path is `model` */

@@ -1,6 +1,8 @@
 import type { CompressionSpec } from '../core/compression-spec.ts';
 import { ReadonceError } from '../core/errors.ts';
 import {
+  budgets,
+  precisions,
   resolveBudget,
   resolveKeepRatio,
   resolveMethod,
@@ -15,6 +17,11 @@ export interface CompressionRequest {
   readonly budget?: string | undefined;
   readonly precision?: string | undefined;
 }
+
+/** What a client may name for `budget`. */
+export const budgetNames: readonly string[] = [...budgets.keys()];
+/** What a client may name for `precision`. */
+export const precisionNames: readonly string[] = [...precisions.keys()];
 
 /** The contract's defaults: the paper's method at a ratio where answers stay as good. */
 export const defaultCompression: CompressionSpec = {

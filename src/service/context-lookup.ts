@@ -6,6 +6,7 @@ import type { ContextRef } from './context-ref.ts';
 import type { Ingestion } from './ingestion.ts';
 import type { FailedIngestion, Ingestions } from './ingestions.ts';
 import type { ServiceDeps } from './deps.ts';
+import { unload } from './unload.ts';
 import { hasExpired } from './usage-change.ts';
 
 /** Where a context stands. */
@@ -14,15 +15,17 @@ export type Lookup =
   | { readonly status: 'ingesting'; readonly ingestion: Ingestion }
   | { readonly status: 'failed'; readonly failed: FailedIngestion };
 
+type LookupDeps = Pick<ServiceDeps, 'store' | 'clock' | 'engine' | 'logger'>;
+
 /**
  * Finds a tenant's contexts by id, stored, being ingested or failed. Others' are as unknown as
  * those that there never were.
  */
 export class ContextLookup {
-  readonly #deps: Pick<ServiceDeps, 'store' | 'clock'>;
+  readonly #deps: LookupDeps;
   readonly #ingestions: Ingestions;
 
-  constructor(deps: Pick<ServiceDeps, 'store' | 'clock'>, ingestions: Ingestions) {
+  constructor(deps: LookupDeps, ingestions: Ingestions) {
     this.#deps = deps;
     this.#ingestions = ingestions;
   }
@@ -71,10 +74,22 @@ export class ContextLookup {
     } catch (error) {
       if (isCorrupt(error)) {
         if (!this.#isListed(ref)) return undefined;
-        store.quarantine(id, faultOf(error));
+        this.noteDamage(id, error);
       }
       throw error;
     }
+  }
+
+  /**
+   * If reading a context failed since what is stored fails a check: it is not read again, and a PUT
+   * rebuilds it.
+   */
+  noteDamage(id: string, error: unknown): void {
+    if (!isCorrupt(error)) return;
+    const fault = faultOf(error);
+    this.#deps.logger.error({ contextId: id, ...fault }, 'stored context is damaged');
+    this.#deps.store.quarantine(id, fault);
+    void unload(this.#deps, id);
   }
 
   /** As `isOwn`, of a context whose records cannot be read. Without tenants all are one's own. */

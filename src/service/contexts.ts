@@ -2,6 +2,7 @@ import type { StoredContext } from '../core/context.ts';
 import { contextTokens } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { IngestProgress } from '../engine/protocol.ts';
+import type { HeadRanking } from '../../storage/context-store.ts';
 import { Admission } from './admission.ts';
 import { AsyncQueue } from './async-queue.ts';
 import type { ContextLookup } from './context-lookup.ts';
@@ -12,6 +13,7 @@ import type { ServiceDeps } from './deps.ts';
 import type { Ingestion, IngestionEvent } from './ingestion.ts';
 import type { Ingestions } from './ingestions.ts';
 import { invalidArgument } from './invalid-argument.ts';
+import { unload } from './unload.ts';
 import { hasExpired, usageChange, type UsageRequest } from './usage-change.ts';
 
 /** Which page of contexts. */
@@ -101,14 +103,14 @@ export class Contexts {
 
   /** @throws ReadonceError `not_found`, `gone`, `conflict` (its ingestion failed) */
   async change(ref: ContextRef, request: UsageRequest): Promise<ContextView> {
-    const change = usageChange(request, this.#deps.clock.nowMs());
+    const nowMs = this.#deps.clock.nowMs();
     const found = this.#lookup.find(ref);
-    if (found.status === 'ingesting' && found.ingestion.changeUsage(change)) {
+    if (found.status === 'ingesting' && found.ingestion.changeUsage(request, nowMs)) {
       return pendingView(found.ingestion.pending, 'ingesting', true);
     }
     if (found.status === 'ingesting') await found.ingestion.settled();
     const { record } = this.#lookup.ready(ref);
-    const updated = await this.#deps.store.update(record.id, change);
+    const updated = await this.#deps.store.update(record.id, usageChange(request, nowMs));
     if (updated === undefined) throw notFound();
     return readyView(updated, true);
   }
@@ -123,7 +125,7 @@ export class Contexts {
     );
     const forgotten = this.#ingestions.forget(id);
     const deleted = await this.#deps.store.delete(id);
-    if (deleted) await this.#unload(id);
+    if (deleted) await unload(this.#deps, id);
     if (!stopped && !forgotten && !deleted) throw notFound();
   }
 
@@ -177,13 +179,23 @@ export class Contexts {
     const { layers, kvHeads } = record.layout;
     const chosenLayer = withinRange('layer', layer, layers);
     const chosenHead = withinRange('head', head, kvHeads);
-    const ranking = this.#deps.store.readRanking(record.id, chosenLayer * kvHeads + chosenHead);
+    const place = chosenLayer * kvHeads + chosenHead;
+    const ranking = this.#readRanking(record.id, place);
     return {
       layer: chosenLayer,
       head: chosenHead,
       positions: [...ranking.positions],
       scores: [...ranking.scores],
     };
+  }
+
+  #readRanking(id: string, head: number): HeadRanking {
+    try {
+      return this.#deps.store.readRanking(id, head);
+    } catch (error) {
+      this.#lookup.noteDamage(id, error);
+      throw error;
+    }
   }
 
   #follow(ingestion: Ingestion, queue: AsyncQueue<ContextEvent>, signal: AbortSignal): void {
@@ -212,15 +224,6 @@ export class Contexts {
     });
     signal.addEventListener('abort', abandon);
     if (signal.aborted) abandon();
-  }
-
-  async #unload(id: string): Promise<void> {
-    try {
-      await this.#deps.engine.unload(id);
-    } catch (error) {
-      // An engine that is down has nothing loaded.
-      this.#deps.logger.warn({ err: error, contextId: id }, 'unload failed');
-    }
   }
 }
 

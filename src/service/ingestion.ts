@@ -1,8 +1,9 @@
-import type { ContextUsage, StoredContext } from '../core/context.ts';
+import type { StoredContext } from '../core/context.ts';
 import type { ReadonceError } from '../core/errors.ts';
 import { asReadonceError } from '../core/errors.ts';
 import type { Ingested, IngestProgress } from '../engine/protocol.ts';
 import type { PendingContext } from './context-view.ts';
+import { laterUsage, usageChange, type UsageRequest } from './usage-change.ts';
 
 /** What an ingestion tells those who follow it; the last event is `ready` or `failed`. */
 export type IngestionEvent =
@@ -15,7 +16,7 @@ export interface IngestionWork {
   /** Runs the engine; stops early when `signal` aborts. */
   ingest(onProgress: (progress: IngestProgress) => void, signal: AbortSignal): Promise<Ingested>;
   /** Applies changes of usage that came in after the engine was started. */
-  update(change: Partial<ContextUsage>): Promise<StoredContext | undefined>;
+  update(change: UsageRequest): Promise<StoredContext | undefined>;
 }
 
 /**
@@ -28,7 +29,7 @@ export class Ingestion {
   readonly #abort = new AbortController();
   readonly #listeners = new Set<(event: IngestionEvent) => void>();
   #pending: PendingContext;
-  #change: Partial<ContextUsage> = {};
+  #change: UsageRequest | undefined;
   #latest: IngestProgress | undefined;
   #cancelled: ReadonceError | undefined;
   #over = false;
@@ -52,10 +53,15 @@ export class Ingestion {
     await this.result.catch(() => undefined);
   }
 
-  /** Changes the usage the context will have; false if it is too late, since the work is over. */
-  changeUsage(change: Partial<ContextUsage>): boolean {
+  /**
+   * Changes the usage the context will have; false if it is too late, since the work is over. What
+   * counts from now is shown so until the context is stored, and counts from then.
+   */
+  changeUsage(request: UsageRequest, nowMs: number): boolean {
     if (this.#over) return false;
-    this.#change = { ...this.#change, ...change };
+    const change = usageChange(request, nowMs);
+    if (Object.keys(change).length === 0) return true;
+    this.#change = laterUsage(this.#change ?? {}, request);
     this.#pending = { ...this.#pending, usage: { ...this.#pending.usage, ...change } };
     return true;
   }
@@ -86,9 +92,9 @@ export class Ingestion {
       };
       const ingested = await work.ingest(onProgress, this.#abort.signal);
       let { stored } = ingested;
-      while (Object.keys(this.#change).length > 0) {
+      while (this.#change !== undefined) {
         const change = this.#change;
-        this.#change = {};
+        this.#change = undefined;
         stored = (await work.update(change)) ?? stored;
       }
       this.#over = true;

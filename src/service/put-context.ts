@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { assert, defined } from '../core/assert.ts';
-import type { ContextUsage, StoredContext } from '../core/context.ts';
+import type { StoredContext } from '../core/context.ts';
 import { isDeadlineExceeded } from '../core/deadline.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { untilAborted } from '../core/until-aborted.ts';
@@ -84,11 +84,10 @@ export class PutContext {
     const request = this.#identifyRequest(input);
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
       const identified = await this.#identify(request, options.signal);
-      const change = usageChange(input, this.#deps.clock.nowMs());
       const result =
         identified.stored === undefined
-          ? await this.#joinOrStart(request, identified, { change, ...options })
-          : await this.#reuse(identified.stored, change);
+          ? await this.#joinOrStart(request, identified, { usage: input, ...options })
+          : await this.#reuse(identified.stored, input);
       if (result !== undefined) return result;
     }
     throw new ReadonceError(
@@ -97,16 +96,6 @@ export class PutContext {
         'Try again.',
       { retryAfterSeconds: 1 },
     );
-  }
-
-  /**
-   * The document's context, if it is stored and has not expired; the model does not run.
-   * @throws ReadonceError as `put` does before it stores anything; the reason of `signal`
-   */
-  async find(input: PutInput, signal: AbortSignal): Promise<StoredContext | undefined> {
-    const { stored } = await this.#identify(this.#identifyRequest(input), signal);
-    if (stored === undefined) return undefined;
-    return hasExpired(stored.usage, this.#deps.clock.nowMs()) ? undefined : stored;
   }
 
   /** @throws the reason of `signal`, if it aborted meanwhile */
@@ -138,10 +127,10 @@ export class PutContext {
   }
 
   /** Answers from what is stored. An expired context is revived. */
-  async #reuse(stored: StoredContext, change: Partial<ContextUsage>): Promise<Attempt> {
+  async #reuse(stored: StoredContext, request: UsageRequest): Promise<Attempt> {
     const nowMs = this.#deps.clock.nowMs();
     const revival = hasExpired(stored.usage, nowMs) ? { expiresAtMs: null } : {};
-    const usage = { lastUsedAtMs: nowMs, ...revival, ...change };
+    const usage = { lastUsedAtMs: nowMs, ...revival, ...usageChange(request, nowMs) };
     const updated = await this.#deps.store.update(stored.record.id, usage);
     if (updated === undefined) return undefined;
     this.#deps.metrics.ingests.inc({ outcome: 'reused' });
@@ -151,7 +140,7 @@ export class PutContext {
   async #joinOrStart(
     request: IdentifyRequest,
     identified: Identified,
-    { change, wait, signal }: PutOptions & { readonly change: Partial<ContextUsage> },
+    { usage, wait, signal }: PutOptions & { readonly usage: UsageRequest },
   ): Promise<Attempt> {
     const running = this.#ingestions.running(identified.id);
     if (running?.cancelled !== undefined) {
@@ -159,7 +148,7 @@ export class PutContext {
       return undefined;
     }
     if (running !== undefined) {
-      if (!running.changeUsage(change)) {
+      if (!running.changeUsage(usage, this.#deps.clock.nowMs())) {
         await running.settled();
         return undefined;
       }
@@ -170,38 +159,38 @@ export class PutContext {
     }
     // It may have been stored since the engine looked: ask again rather than ingest twice.
     if (this.#deps.store.get(identified.id) !== undefined) return undefined;
-    const started = this.#start(request, identified, change);
+    const started = this.#start(request, identified, usage);
     if (!wait) return accepted(started, false);
     const { stored, derived, found } = await resultOf(started, signal);
-    if (found) return this.#reuse(stored, change);
+    if (found) return this.#reuse(stored, usage);
     return { outcome: 'created', context: readyView(stored, derived) };
   }
 
-  #start(
-    request: IdentifyRequest,
-    identified: Identified,
-    change: Partial<ContextUsage>,
-  ): Ingestion {
-    const { engine, store } = this.#deps;
+  #start(request: IdentifyRequest, identified: Identified, usage: UsageRequest): Ingestion {
+    const { engine, store, clock } = this.#deps;
     this.#ingestions.checkOpen();
     const leave = this.#places.enter(request.tenant);
-    const pending = this.#pendingContext(request, identified, change);
+    const pending = this.#pendingContext(request, identified, usage);
+    const { createdAtMs } = pending;
+    const { ttlSeconds = null, pinned = false, labels = {} } = usage;
+    const ttlMs = ttlSeconds === null ? null : ttlSeconds * 1000;
+    const ingestRequest = { ...request, createdAtMs, usage: { ttlMs, pinned, labels } };
     return this.#ingestions.start(pending, {
       ingest: async (onProgress, signal) => {
         try {
-          return await engine.ingest({ ...request, usage: pending.usage }, onProgress, signal);
+          return await engine.ingest(ingestRequest, onProgress, signal);
         } finally {
           leave();
         }
       },
-      update: (late) => store.update(pending.id, late),
+      update: (late) => store.update(pending.id, usageChange(late, clock.nowMs())),
     });
   }
 
   #pendingContext(
     request: IdentifyRequest,
     identified: Identified,
-    change: Partial<ContextUsage>,
+    usage: UsageRequest,
   ): PendingContext {
     const { engine, clock } = this.#deps;
     const info = defined(engine.info, 'the description of an engine that identified a document');
@@ -222,7 +211,7 @@ export class PutContext {
         expiresAtMs: null,
         pinned: false,
         labels: {},
-        ...change,
+        ...usageChange(usage, createdAtMs),
       },
       createdAtMs,
     };

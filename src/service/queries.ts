@@ -1,4 +1,5 @@
 import { randomBytes, randomInt } from 'node:crypto';
+import { scoringMethods } from '../compression/registry.ts';
 import type { StoredContext } from '../core/context.ts';
 import { requireStoredKeepRatio } from '../core/stored-keep-ratio.ts';
 import type {
@@ -151,9 +152,12 @@ export class Queries {
   }
 }
 
-/** @throws ReadonceError `invalid_argument` if a context holds less than is asked of it */
+/** @throws ReadonceError `invalid_argument` if a context cannot be used at a keepRatio */
 export function checkKeepRatio(keepRatio: number | undefined, { record }: StoredContext): void {
-  if (keepRatio !== undefined) requireStoredKeepRatio(keepRatio, record.compression.keepRatio);
+  if (keepRatio === undefined) return;
+  const { keepRatio: stored, method } = record.compression;
+  const keepsAll = scoringMethods.get(method)?.keepsAll === true;
+  requireStoredKeepRatio(keepRatio, { keepRatio: stored, method, keepsAll });
 }
 
 function sampling(input: SamplingRequest): SamplingOptions {

@@ -5,6 +5,7 @@ import { ContextLookup } from './context-lookup.ts';
 import { Contexts } from './contexts.ts';
 import type { ServiceDeps } from './deps.ts';
 import { DeviceGauges } from './device-gauges.ts';
+import { DocumentFinder } from './document-finder.ts';
 import { Ingestions, type IngestionObserver } from './ingestions.ts';
 import { PutContext, type PutInput, type PutOptions, type PutResult } from './put-context.ts';
 import { Queries } from './queries.ts';
@@ -61,7 +62,8 @@ export class Service {
     this.contexts = new Contexts(deps, lookup, this.#ingestions);
     this.queries = new Queries(deps, lookup);
     this.sessions = new Sessions(deps, lookup, this.queries);
-    this.chats = new Chats(deps, { lookup, queries: this.queries, put: this.#put });
+    const finder = new DocumentFinder(deps, salts);
+    this.chats = new Chats(deps, { lookup, queries: this.queries, put: this.#put, finder });
     this.transfers = new Transfers(deps, lookup, salts);
     this.storeGauges = new StoreGauges(deps);
     this.deviceGauges = new DeviceGauges(deps);

@@ -8,6 +8,7 @@ import { resolveCompression } from './compression.ts';
 import type { ContextLookup } from './context-lookup.ts';
 import { readyView, type ContextView } from './context-view.ts';
 import type { ContextRef } from './context-ref.ts';
+import { engineInfo } from './engine-info.ts';
 import type { ServiceDeps } from './deps.ts';
 import type { TenantSalts } from './tenant-salts.ts';
 import { hasExpired } from './usage-change.ts';
@@ -35,12 +36,21 @@ export class Transfers {
   }
 
   /**
-   * A context as a file. An error while it is read (`corrupt_record`, or `not_found` when it is
-   * deleted meanwhile) ends the iteration.
+   * A context as a file. An error while it is read (`corrupt_record`, which moves the context
+   * aside, or `not_found` when it is deleted meanwhile) ends the iteration.
    * @throws ReadonceError `not_found`, `gone`, `conflict` (not ready)
    */
   export(ref: ContextRef): AsyncGenerator<Uint8Array> {
-    return exportContext(this.#deps.store, this.#lookup.ready(ref).record.id);
+    return this.#parts(this.#lookup.ready(ref).record.id);
+  }
+
+  async *#parts(id: string): AsyncGenerator<Uint8Array> {
+    try {
+      yield* exportContext(this.#deps.store, id);
+    } catch (error) {
+      this.#lookup.noteDamage(id, error);
+      throw error;
+    }
   }
 
   /**
@@ -65,17 +75,10 @@ export class Transfers {
     signal: AbortSignal,
   ): Promise<ImportResult> {
     const { store, engine, clock, logger } = this.#deps;
-    if (engine.info === undefined) {
-      throw new ReadonceError(
-        'engine_unavailable',
-        'Expected an engine that has told its model but none has started yet. Try again soon.',
-        { retryAfterSeconds: 1 },
-      );
-    }
     const target = {
       store,
       owner: { tenant, tenantSalt: this.#salts.saltOf(tenant) },
-      model: engine.info,
+      model: engineInfo(engine),
       rowBytes: (record: ContextRecord) => this.#rowBytes(record),
       usage: { lastUsedAtMs: clock.nowMs(), expiresAtMs: null, pinned: false },
     };

@@ -2,14 +2,14 @@ import type { ContextUsage } from '../core/context.ts';
 
 /** What a client may change of a context. Undefined: leave as it is. */
 export interface UsageRequest {
-  /** Seconds from now; null: no expiry. */
+  /** Seconds from now; while it is being ingested, from when it is stored. null: no expiry. */
   readonly ttlSeconds?: number | null | undefined;
   readonly pinned?: boolean | undefined;
   /** Replaces all labels. */
   readonly labels?: Readonly<Record<string, string>> | undefined;
 }
 
-/** The change a request makes to a context's usage. */
+/** The change a request makes to the usage of a context that is stored by now. */
 export function usageChange(request: UsageRequest, nowMs: number): Partial<ContextUsage> {
   const { ttlSeconds, pinned, labels } = request;
   return {
@@ -18,6 +18,15 @@ export function usageChange(request: UsageRequest, nowMs: number): Partial<Conte
       : { expiresAtMs: ttlSeconds === null ? null : nowMs + ttlSeconds * 1000 }),
     ...(pinned === undefined ? {} : { pinned }),
     ...(labels === undefined ? {} : { labels }),
+  };
+}
+
+/** Two requests as one: what the later one gives goes before. */
+export function laterUsage(earlier: UsageRequest, later: UsageRequest): UsageRequest {
+  return {
+    ttlSeconds: later.ttlSeconds === undefined ? earlier.ttlSeconds : later.ttlSeconds,
+    pinned: later.pinned ?? earlier.pinned,
+    labels: later.labels ?? earlier.labels,
   };
 }
 

@@ -175,6 +175,35 @@ describe('a document that is stored with more pairs', () => {
   });
 });
 
+describe('a document that is looked for', () => {
+  const text = `${document} Foxes live among them.`;
+  const compressions = [
+    { keepRatio: 0.2, precision: 'int8' },
+    { method: 'none', keepRatio: 1, budget: 'uniform' },
+  ];
+  const { compression: _, ...request } = ingestRequest(text);
+  const find = (change: Partial<typeof request> = {}) =>
+    host.find({ ...request, ...change }, signal);
+  const found = async () => (await find()).map(({ record }) => record.id);
+
+  it('is found however it was compressed, by its owner', async () => {
+    const ids: string[] = [];
+    for (const compression of compressions) {
+      ids.push((await put(text, compression)).stored.record.id);
+    }
+    expect((await found()).toSorted()).toEqual(ids.toSorted());
+    expect(await find({ tenant: 'another', tenantSalt: 'salt' })).toEqual([]);
+    expect(await find({ instructions: 'Be brief.' })).toEqual([]);
+    expect(await find({ document: `${text} And owls.` })).toEqual([]);
+    const [first = '', second = ''] = ids;
+    damage('tokens', first);
+    expect(await found()).toEqual([second]);
+    await expect(
+      host.identify(ingestRequest(text, { compression: compressions[0] ?? {} })),
+    ).resolves.toMatchObject({ id: first, stored: undefined });
+  });
+});
+
 describe('a session of the host', () => {
   const opening = { tenant: 'tenant', ttlMs: 60_000 };
   const turn = (sessionId: string): Promise<EngineAnswer> => {

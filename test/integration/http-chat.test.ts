@@ -12,7 +12,6 @@ let server: TestServer;
 let client: OpenAI;
 let contextId: string;
 const stored = 'The lease was signed by Ada Lovelace. '.repeat(20).trim();
-const unstored = 'The lease was signed by Bram Oduya. '.repeat(20).trim();
 
 beforeAll(async () => {
   server = await startTestServer();
@@ -52,9 +51,15 @@ function post(body: Extra, headers: Record<string, string> = {}): Promise<Respon
 }
 
 async function openAiError(response: Response) {
-  expect(response.headers.get('content-type')).toMatch(/^application\/json/);
-  expect(response.headers.get('x-request-id')).not.toBeNull();
-  return openAiErrorSchema.strict().parse(await response.json()).error;
+  expect(response.headers.get('content-type')).toBe('application/problem+json');
+  const { error, ...problem } = openAiErrorSchema.strict().parse(await response.json());
+  expect(problem).toMatchObject({
+    status: response.status,
+    detail: error.message,
+    instance: new URL(response.url).pathname,
+    requestId: response.headers.get('x-request-id'),
+  });
+  return error;
 }
 
 const lastQuery = () => server.engine.queries.at(-1);
@@ -113,70 +118,6 @@ test('a system message to a context is refused', async () => {
     param: 'messages.0.role',
     message: expect.stringContaining('belong to the context') as string,
   });
-});
-
-test('a document that is stored is answered from, and its use noted', async () => {
-  server.clock.advance(5000);
-  const nowMs = server.clock.nowMs();
-  const answer = await complete([system(stored), user('abc')]);
-  expect(answer.context_id).toBe(contextId);
-  expect(answer.usage?.prompt_tokens_details?.cached_tokens).toBe(5 + stored.length);
-  expect(lastQuery()).toMatchObject({
-    source: { kind: 'context', contextId },
-    turns: [user('abc')],
-  });
-  expect(server.store.get(contextId)?.usage.lastUsedAtMs).toBeGreaterThanOrEqual(nowMs);
-});
-
-test('a document that is not stored is read for this chat only', async () => {
-  const contexts = server.store.contexts.size;
-  const answer = await complete([user(unstored), assistant('a'), user('abc')]);
-  expect(answer).not.toHaveProperty('context_id');
-  expect(answer.usage).toMatchObject({
-    prompt_tokens: unstored.length + 4,
-    prompt_tokens_details: { cached_tokens: 0 },
-  });
-  expect(lastQuery()).toMatchObject({
-    source: { kind: 'prompt', document: unstored },
-    turns: [user(''), assistant('a'), user('abc')],
-  });
-  expect(server.store.contexts.size).toBe(contexts);
-});
-
-test('with store it is put, once, and answered from', async () => {
-  const document = `${unstored} It was witnessed by Vega.`;
-  const messages = [system('Be brief.'), user(document), user('abc')];
-  const first = await complete(messages, { store: true });
-  expect(first.context_id).toMatch(/^ctx_/);
-  const { ingests } = server.engine;
-  const again = await complete(messages, { store: true });
-  const later = await complete(messages);
-  expect([again.context_id, later.context_id]).toEqual([first.context_id, first.context_id]);
-  expect(server.engine.ingests).toBe(ingests);
-  const otherInstructions = await complete([system('Be long.'), ...messages.slice(1)]);
-  expect(otherInstructions).not.toHaveProperty('context_id');
-});
-
-test('a document whose context has expired is not answered from, unless it is put again', async () => {
-  const document = `${unstored} It expires.`;
-  const put = await server.put({ document, ttlSeconds: 60 });
-  const { id } = (await put.json()) as { id: string };
-  server.clock.advance(61_000);
-  expect(await complete([user(document), user('q')])).not.toHaveProperty('context_id');
-  expect((await complete([user(document), user('q')], { store: true })).context_id).toBe(id);
-});
-
-test('short messages are an ordinary chat, whatever store says', async () => {
-  const contexts = server.store.contexts.size;
-  const answer = await complete([system('Be brief.'), user('abc')], { store: true });
-  expect(answer).not.toHaveProperty('context_id');
-  expect(answer.usage?.prompt_tokens_details?.cached_tokens).toBe(0);
-  expect(lastQuery()).toMatchObject({
-    source: { kind: 'prompt', instructions: 'Be brief.' },
-    turns: [user('abc')],
-  });
-  expect(lastQuery()?.source).toHaveProperty('document', undefined);
-  expect(server.store.contexts.size).toBe(contexts);
 });
 
 test("a developer's message is a system message, and parts are one text", async () => {

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ReadonceError } from '../../src/core/errors.ts';
 import type { ContextView } from '../../src/service/context-view.ts';
 import { Gate } from '../support/fake-engine.ts';
@@ -272,6 +272,21 @@ test('a deleted context is unloaded and unknown, and can be put again', async ()
   expect((await server.put({ document: 'text' })).status).toBe(201);
 });
 
+test('a context begins when it was put, and its time to live when it is ready', async () => {
+  server.engine.ingestGate = new Gate();
+  const prefer = { Prefer: 'respond-async' };
+  const accepted = await body(await server.put({ document: 'text', ttlSeconds: 2 }, prefer));
+  const joined = server.put({ document: 'text' });
+  await until(() => server.engine.identifies === 2);
+  server.clock.advance(60_000);
+  server.engine.ingestGate.open();
+  const ready = await body(await joined);
+  expect(ready).toMatchObject({ status: 'ready', createdAt: accepted.createdAt });
+  const ttlMs = Date.parse(ready.expiresAt ?? '') - Date.parse(accepted.createdAt);
+  expect(ttlMs).toBeGreaterThanOrEqual(62_000);
+  expect((await server.query(accepted.id, { query: 'q' })).status).toBe(200);
+});
+
 test('deleting a context that is being ingested stops it; who waits gets a conflict', async () => {
   server.engine.ingestGate = new Gate();
   const put = server.put({ document: 'text' });
@@ -326,6 +341,21 @@ test('importance has the kept counts of every head, and one head ranked', async 
   expect((await read('?layer=2&head=0')).status).toBe(400);
   expect((await read('?layer=1')).status).toBe(400);
   expect((await read('?layer=-1&head=0')).status).toBe(400);
+});
+
+test('a ranking that fails its check moves the context aside, and a PUT rebuilds it', async () => {
+  const { id } = await putReady('0123456789');
+  vi.spyOn(server.store, 'readRanking').mockImplementationOnce(() => {
+    throw new ReadonceError('corrupt_record', 'Checksum differs.');
+  });
+  const read = () => server.request(`/contexts/${id}/importance?layer=1&head=2`);
+  const failed = await read();
+  expect(failed.status).toBe(500);
+  expect(await failed.json()).toMatchObject({ code: 'corrupt_record' });
+  expect((await read()).status).toBe(404);
+  expect(server.engine.unloaded).toContain(id);
+  expect((await server.put({ document: '0123456789' })).status).toBe(201);
+  expect((await read()).status).toBe(200);
 });
 
 test('stored contexts are served while the engine is down', async () => {

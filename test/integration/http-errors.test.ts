@@ -340,20 +340,24 @@ test('bytes that are no HTTP, and headers that are too long, get a problem', asy
   });
   expect(answer).toMatch(/^HTTP\/1\.1 400 /);
   expect(answer).toContain('"code":"invalid_argument"');
+  const requestId = /^X-Request-Id: (req_[0-9a-f]{32})\r$/m.exec(answer)?.[1];
+  expect(answer).toContain(`"requestId":"${requestId}"`);
   const long = await server.request(`/contexts?cursor=${'x'.repeat(20_000)}`);
   expect(long.status).toBe(400);
   expect(await long.json()).toMatchObject({ code: 'invalid_argument' });
 });
 
 test('a Host header that is no host gets a problem', async () => {
-  const status = await new Promise<{ status: number | undefined; text: string }>(
+  const status = await new Promise<{ status: number | undefined; text: string; id: unknown }>(
     (resolve, reject) => {
       const sent = httpRequest(
         { port: server.http.port, path: '/healthz', headers: { Host: 'a b' } },
         (response) => {
           let text = '';
           response.on('data', (chunk: Buffer) => (text += chunk.toString()));
-          response.on('end', () => resolve({ status: response.statusCode, text }));
+          response.on('end', () =>
+            resolve({ status: response.statusCode, text, id: response.headers['x-request-id'] }),
+          );
         },
       );
       sent.on('error', reject);
@@ -361,7 +365,8 @@ test('a Host header that is no host gets a problem', async () => {
     },
   );
   expect(status.status).toBe(400);
-  expect(status.text).toContain('"code":"invalid_argument"');
+  expect(JSON.parse(status.text)).toMatchObject({ code: 'invalid_argument', requestId: status.id });
+  expect(status.id).toMatch(/^req_/);
 });
 
 test('no text of a client is logged', () => {

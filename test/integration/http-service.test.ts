@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
+import { precisions } from '../../src/compression/registry.ts';
 import { Gate } from '../support/fake-engine.ts';
 import { readEvents, startTestServer, until, type TestServer } from '../support/test-server.ts';
 
@@ -111,6 +112,21 @@ test('the OpenAPI document has every route, its schemas and its problems', async
   expect(Object.keys(put?.responses ?? {})).toEqual(
     expect.arrayContaining(['200', '201', '202', '400', '413', '415', '422', '503', '507']),
   );
+  expect(put).toMatchObject({
+    parameters: expect.arrayContaining([
+      expect.objectContaining({ name: 'prefer', in: 'header' }),
+    ]) as unknown,
+    responses: {
+      401: { headers: { 'WWW-Authenticate': {} } },
+      429: { headers: { 'Retry-After': {} } },
+      503: { headers: { 'Retry-After': {} } },
+    },
+  });
+  const schemas = JSON.stringify(document.components.schemas);
+  for (const precision of precisions.keys()) expect(schemas).toContain(`\\"${precision}\\"`);
+  expect(document.paths['/contexts/{id}/query']?.['post']?.responses).toMatchObject({
+    409: { description: expect.stringContaining('identity_mismatch') as string },
+  });
   expect(Object.keys(document.components.schemas)).toEqual(
     expect.arrayContaining(['Answer', 'Context', 'ContextList', 'Problem', 'PutContext', 'Query']),
   );

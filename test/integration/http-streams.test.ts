@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { Gate } from '../support/fake-engine.ts';
 import {
@@ -58,6 +58,16 @@ test('a query is answered with its id, usage, cache and timings from the arrival
     turns: [{ role: 'user', content: 'abc' }],
     sampling: { maxTokens: 128, temperature: 0, topP: 1, topK: 0, seed: 7, stop: ['\n\n'] },
   });
+});
+
+test('a context whose pairs have no order is asked with all of them, or not', async () => {
+  const put = await server.put({ document: 'text', compression: { method: 'none' } });
+  const { id } = (await put.json()) as { id: string };
+  const response = await server.query(id, { query: 'q', keepRatio: 0.5 });
+  expect(response.status).toBe(400);
+  expect(await response.json()).toMatchObject({ errors: [{ path: 'keepRatio' }] });
+  expect(server.engine.queries).toEqual([]);
+  expect((await server.query(id, { query: 'q', keepRatio: 1 })).status).toBe(200);
 });
 
 test('a query notes when the context was last used', async () => {
@@ -208,6 +218,41 @@ test('a reader that goes away frees its place, and does not stop the ingestion',
   limited.engine.ingestGate.open();
   await until(() => limited.store.contexts.has(id));
   await limited.close();
+});
+
+test('an answer that is long in coming begins with a comment; an error is an event then', async () => {
+  const hasty = await startTestServer({ http: { maxSilentMs: 10 } });
+  const { id } = (await (await hasty.put({ document: 'text' })).json()) as { id: string };
+  const query = async () => readEvents(await hasty.query(id, { query: 'abc', stream: true }));
+  const kinds = async (events: AsyncIterable<ReceivedEvent>) => {
+    const seen: string[] = [];
+    for await (const { event } of events) seen.push(event);
+    return seen;
+  };
+  hasty.engine.queryGate = new Gate();
+  const answered = await query();
+  hasty.engine.queryGate.open();
+  expect(await kinds(answered)).toEqual(['comment', 'token', 'token', 'done']);
+  hasty.engine.queryGate = new Gate();
+  const failed = await query();
+  hasty.engine.lateQueryFailure = new ReadonceError('overloaded', 'Expected a shorter queue.');
+  hasty.engine.queryGate.open();
+  expect(await kinds(failed)).toEqual(['comment', 'token', 'error']);
+  await hasty.close();
+});
+
+test('events of an ingestion that waits its turn begin at once', async () => {
+  const queued = new Gate();
+  vi.spyOn(server.engine, 'ingest').mockImplementation(async (_request, _onProgress, signal) => {
+    await queued.pass(signal);
+    throw new ReadonceError('storage_full', 'Expected room on disk.');
+  });
+  const put = await server.put({ document: 'text' }, { Prefer: 'respond-async' });
+  const { id } = (await put.json()) as { id: string };
+  const response = await server.request(`/contexts/${id}/events`);
+  expect(response.status).toBe(200);
+  queued.open();
+  expect((await allEvents(response)).map(({ event }) => event)).toEqual(['failed']);
 });
 
 test('HEAD of an event stream answers without opening one', async () => {

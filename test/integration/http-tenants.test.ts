@@ -46,9 +46,9 @@ async function openSession(key: string, contextId: string): Promise<string> {
   return String(body['id']);
 }
 
-/** The error of a reply below /v1, which has nothing of a problem. */
+/** The error of a reply below /v1, which is a problem, too. */
 function openAiErrorOf({ headers, body }: Reply) {
-  expect(headers.get('content-type')).toMatch(/^application\/json/);
+  expect(headers.get('content-type')).toBe('application/problem+json');
   expect(headers.get('x-request-id')).not.toBeNull();
   return openAiErrorSchema.strict().parse(body).error;
 }
@@ -250,7 +250,7 @@ it('the OpenAPI document says what keys, bounds and deadlines make of these rout
   }
   for (const declared of responses('/v1/chat/completions')) {
     for (const status of [401, 429, 504]) {
-      expect(Object.keys(declared[status]?.content ?? {})).toEqual(['application/json']);
+      expect(Object.keys(declared[status]?.content ?? {})).toEqual(['application/problem+json']);
     }
   }
 });

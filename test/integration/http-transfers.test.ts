@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { buffer } from 'node:stream/consumers';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import type { Context } from '../../src/client/types.ts';
 import { defined } from '../../src/core/assert.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
@@ -159,6 +159,24 @@ test('an export whose context is quarantined breaks off, and the log says why', 
   store.quarantine(large.record.id, { reason: 'a test' });
   await expect(buffer(stream)).rejects.toThrow();
   expect(logLines.join('')).toContain('export broke off');
+});
+
+test.each<['readRanking' | 'readPairs', string]>([
+  ['readRanking', id],
+  ['readPairs', large.record.id],
+])('an export whose %s fails a check moves the context aside', async (method, contextId) => {
+  const exported = contextId === id ? sample : large;
+  const { url, store, engine } = await startTransferServer(exported);
+  await store.write(exported);
+  vi.spyOn(store, method).mockImplementationOnce(() => {
+    throw new ReadonceError('corrupt_record', 'Checksum differs.');
+  });
+  await fetch(`${url}/contexts/${contextId}/export`)
+    .then((response) => response.arrayBuffer())
+    .catch(() => undefined);
+  expect(store.get(contextId)).toBeUndefined();
+  expect(store.listQuarantined().map((quarantined) => quarantined.id)).toEqual([contextId]);
+  expect(engine.unloaded).toEqual([contextId]);
 });
 
 test('an export of what is unknown is a problem', async () => {

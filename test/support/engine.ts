@@ -218,7 +218,8 @@ export function ingestRequest(
     tenantSalt: '',
     document,
     instructions: undefined,
-    usage: { expiresAtMs: null, pinned: false, labels: {} },
+    createdAtMs: Date.now(),
+    usage: { ttlMs: null, pinned: false, labels: {} },
     ...rest,
     compression: {
       method: 'kvzip',

@@ -1,7 +1,8 @@
+import { budgets, scoringMethods } from '../../src/compression/registry.ts';
 import type { StoredContext } from '../../src/core/context.ts';
 import { defined } from '../../src/core/assert.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
-import { contextId } from '../../src/core/identity.ts';
+import { contextId, familyId, type ContextIdentity } from '../../src/core/identity.ts';
 import type {
   Engine,
   EngineAnswer,
@@ -9,6 +10,7 @@ import type {
   EngineQuery,
   EngineSession,
   EngineState,
+  FindRequest,
   Identified,
   IdentifyRequest,
   Ingested,
@@ -65,6 +67,7 @@ export class FakeEngine implements Engine {
   /** Of a GPU; an error: why it cannot be told. */
   memory: MemoryUse | Error | undefined;
   identifies = 0;
+  finds = 0;
   /** Whether what is ingested is derived from a stored context. */
   derives = false;
   ingests = 0;
@@ -110,6 +113,17 @@ export class FakeEngine implements Engine {
       documentTokens: request.document.length,
       stored: this.#store.contexts.get(id),
     };
+  }
+
+  async find(request: FindRequest): Promise<readonly StoredContext[]> {
+    this.#checkAlive();
+    this.finds++;
+    return [...scoringMethods.keys()].flatMap((method) =>
+      [...budgets.keys()].flatMap((budget) => {
+        const compression = { method, budget, keepRatio: 1, precision: 'f16' };
+        return this.#store.family(familyId(fakeIdentity({ ...request, compression })));
+      }),
+    );
   }
 
   async ingest(
@@ -222,11 +236,13 @@ export class FakeEngine implements Engine {
     const id = fakeId(request);
     const tokens = request.document.length;
     const kept = Math.round(request.compression.keepRatio * tokens);
-    const nowMs = Date.now();
+    const { createdAtMs, usage } = request;
+    const { ttlMs, pinned, labels } = usage;
+    const expiresAtMs = ttlMs === null ? null : this.nowMs() + ttlMs;
     return this.#store.write({
       record: {
         id,
-        family: `fam_${'0'.repeat(40)}`,
+        family: familyId(fakeIdentity(request)),
         tenant: request.tenant,
         model: { id: 'fake', fingerprint: 'sha256:fake' },
         document: { bytes: Buffer.byteLength(request.document), tokens, sha256: 'fake' },
@@ -237,10 +253,10 @@ export class FakeEngine implements Engine {
         layout,
         prefixTokens,
         pairCounts: Array.from({ length: 6 }, () => prefixTokens + kept),
-        createdAtMs: nowMs,
+        createdAtMs,
       },
       timings: () => ({ prefillMs: 1, scoreMs: 2, persistMs: 3, totalMs: 6 }),
-      usage: { ...request.usage, lastUsedAtMs: nowMs },
+      usage: { expiresAtMs, pinned, labels, lastUsedAtMs: createdAtMs },
       prefixIds: new Int32Array(prefixTokens),
       documentIds: new Int32Array(tokens),
       encodedBytes: (rows) => rows,
@@ -253,9 +269,14 @@ export class FakeEngine implements Engine {
   }
 }
 
-function fakeId({ tenantSalt, document, instructions, compression }: IdentifyRequest): string {
+function fakeId(request: IdentifyRequest): string {
+  return contextId(fakeIdentity(request));
+}
+
+function fakeIdentity(request: IdentifyRequest): ContextIdentity {
+  const { tenantSalt, document, instructions, compression } = request;
   const codes = (text: string) => Int32Array.from(text, (char) => char.codePointAt(0) ?? 0);
-  return contextId({
+  return {
     tenantSalt,
     modelFingerprint: 'sha256:fake',
     prefixIds: codes(instructions ?? ''),
@@ -263,7 +284,7 @@ function fakeId({ tenantSalt, document, instructions, compression }: IdentifyReq
     compression,
     methodVersion: 1,
     chunkTokens: 0,
-  });
+  };
 }
 
 function fakeAnswer(

@@ -66,6 +66,7 @@ export interface TestServerOptions {
   readonly service?: Partial<ServiceLimits>;
   readonly http?: Partial<HttpLimits>;
   readonly shutdownMs?: number;
+  readonly maxStalledMs?: number;
   readonly apiKeys?: readonly ApiKey[];
 }
 
@@ -94,6 +95,7 @@ export async function startTestServer(options: TestServerOptions = {}): Promise<
     host: '127.0.0.1',
     port: 0,
     shutdownMs: options.shutdownMs ?? 10_000,
+    ...(options.maxStalledMs === undefined ? {} : { maxStalledMs: options.maxStalledMs }),
   });
   const request = (path: string, init: RequestInit = {}) => fetch(`${http.url}${path}`, init);
   const json = { 'Content-Type': 'application/json' };

@@ -150,6 +150,20 @@ describe('errors', () => {
     handler = () => {};
     const query = client.query('c', { query: 'q' }, AbortSignal.abort());
     await expect(query).rejects.toMatchObject({ name: 'AbortError' });
+    const silent = createClient({
+      baseUrl: 'http://127.0.0.1:9',
+      fetch: (_url, { signal } = {}) =>
+        new Promise((_, reject) => {
+          signal?.addEventListener('abort', () => reject(signal.reason as Error));
+        }),
+    });
+    const late = silent.query('c', { query: 'q' }, AbortSignal.timeout(1));
+    await expect(late).rejects.toMatchObject({ name: 'TimeoutError' });
+    const reason = new Error('no longer wanted');
+    const leaving = new AbortController();
+    const event = silent.stream('c', { query: 'q' }, leaving.signal).next();
+    leaving.abort(reason);
+    await expect(event).rejects.toBe(reason);
   });
 });
 

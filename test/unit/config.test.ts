@@ -76,6 +76,7 @@ describe('sources', () => {
       budget: 'uniform',
       precision: 'f32',
       maxBodyBytes: '2048',
+      maxBodiesBytes: '4096',
       maxImportBytes: '1048577',
       maxQueuedIngests: '7',
       maxTenantIngests: '3',
@@ -84,6 +85,7 @@ describe('sources', () => {
       maxTenantQueries: '4',
       maxQueryWaitMs: '10',
       maxSessions: '11',
+      maxStalledMs: '12',
       shutdownMs: '9',
       logLevel: 'silent',
     };

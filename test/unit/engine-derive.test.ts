@@ -120,12 +120,17 @@ describe('a derivation', () => {
   it('has what the request says, and takes no time of the model', async () => {
     await ingest({ keepRatio: 0.4 });
     const phases = new Set<string>();
-    const usage = { expiresAtMs: 9e15, pinned: true, labels: { source: 'test' } };
+    const usage = { pinned: true, labels: { source: 'test' } };
     const derived = await engine.derive(document, {
-      request: { compression: { keepRatio: 0.25 }, usage },
+      request: {
+        compression: { keepRatio: 0.25 },
+        createdAtMs: 12_345,
+        usage: { ttlMs: null, ...usage },
+      },
       onProgress: ({ phase }) => phases.add(phase),
     });
-    expect(derived?.usage).toMatchObject(usage);
+    expect(derived?.usage).toEqual({ ...usage, lastUsedAtMs: 12_345, expiresAtMs: null });
+    expect(derived?.record.createdAtMs).toBe(12_345);
     expect(derived?.record.timings).toMatchObject({ prefillMs: 0, scoreMs: 0 });
     expect(derived?.record.timings.totalMs).toBeGreaterThan(0);
     expect([...phases]).toEqual(['persist']);

@@ -151,7 +151,7 @@ describe('the id of a document', () => {
   });
 
   it('does not depend on what may change later', () => {
-    const usage = { expiresAtMs: 1, pinned: true, labels: { a: 'b' } };
+    const usage = { ttlMs: 1, pinned: true, labels: { a: 'b' } };
     expect(idOf('A text.', { usage })).toBe(idOf('A text.'));
   });
 });

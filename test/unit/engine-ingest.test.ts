@@ -130,10 +130,15 @@ describe('an ingestion', () => {
     const request = {
       tenant: 'tenant',
       instructions: 'Be brief.',
-      usage: { expiresAtMs: 12, pinned: true, labels: { source: 'test' } },
+      createdAtMs: 12_345,
+      usage: { ttlMs: 60_000, pinned: true, labels: { source: 'test' } },
       compression: { keepRatio: 0.4 },
     };
-    const stored = await engine.ingest(document, { request });
+    let persistingAtMs = Infinity;
+    const onProgress = ({ phase }: IngestProgress): void => {
+      if (phase === 'persist') persistingAtMs = Date.now();
+    };
+    const stored = await engine.ingest(document, { request, onProgress });
     const { record, usage } = engine.store.get(stored.record.id) ?? stored;
     const { tokenizer, template, id, fingerprint } = random.checkpoint;
     expect(record).toMatchObject({
@@ -147,7 +152,11 @@ describe('an ingestion', () => {
       prefixTokens: template.prefixIds('Be brief.').length,
     });
     expect(record.document.sha256).toMatch(/^[0-9a-f]{64}$/);
-    expect(usage).toMatchObject({ ...request.usage, lastUsedAtMs: record.createdAtMs });
+    expect(record.createdAtMs).toBe(12_345);
+    const { pinned, labels } = request.usage;
+    expect(usage).toMatchObject({ pinned, labels, lastUsedAtMs: 12_345 });
+    // It counts from the last piece of work at the earliest.
+    expect(usage.expiresAtMs).toBeGreaterThanOrEqual(persistingAtMs + 60_000);
     const ids = engine.store.tokenIds(record.id);
     expect(ids.prefixIds).toEqual(template.prefixIds('Be brief.'));
     expect(ids.documentIds).toEqual(tokenizer.encode(document));

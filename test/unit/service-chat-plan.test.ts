@@ -78,7 +78,36 @@ describe('the plan of a chat', () => {
       { document: undefined, instructions: 'q', turns: [user('q')] },
     ],
   ])('%s', (_, messages, plan) => {
-    expect(planChat(messages)).toEqual(plan);
+    expect(planChat(messages).unstored()).toEqual(plan);
+  });
+
+  it.each<[string, readonly ChatMessage[], readonly (readonly [string, string?])[]]>([
+    ['a short system message', [system('s'), user('q')], [['s']]],
+    ["a short user's message, even before another's", [user('d'), user('q')], [['d']]],
+    [
+      "a user's message behind instructions too",
+      [system('s'), user('d'), assistant('a'), user('q')],
+      [['s'], ['d', 's']],
+    ],
+    ['nothing of a question alone', [user('q')], []],
+    ['no question behind instructions', [system(' '), user('q')], []],
+    ['nothing with no conversation behind it', [user('d'), assistant('a'), assistant('b')], []],
+  ])('has looked up %s', (_, messages, looked) => {
+    const { documents, toStore, isShort } = planChat(messages);
+    expect(documents.map(({ document, instructions }) => [document, instructions])).toEqual(
+      looked.map(([document, instructions]) => [document, instructions]),
+    );
+    expect(toStore).toBe(documents[0]);
+    expect(isShort).toBe(true);
+  });
+
+  it('stores the long one of two texts', () => {
+    const { documents, toStore, isShort } = planChat([system('s'), user(long), user('q')]);
+    expect(documents.map(({ document }) => document)).toEqual([long]);
+    expect(toStore).toBe(documents[0]);
+    expect(isShort).toBe(false);
+    const two = planChat([system('s'), user(long), assistant('a'), user('q')]);
+    expect([two.documents[0]?.document, two.toStore?.document]).toEqual(['s', long]);
   });
 
   it.each<[string, readonly ChatMessage[], string]>([
@@ -105,7 +134,7 @@ describe('the plan of a chat', () => {
       'messages.3.role',
     ],
   ])('refuses %s', (_, messages, path) => {
-    expect(() => planChat(messages)).toThrow(
+    expect(() => planChat(messages).unstored()).toThrow(
       expect.objectContaining({
         code: 'invalid_argument',
         details: { path },

@@ -4,6 +4,7 @@ import { ReadonceError } from '../../src/core/errors.ts';
 import type { PendingContext } from '../../src/service/context-view.ts';
 import { Ingestion, type IngestionWork } from '../../src/service/ingestion.ts';
 import { Ingestions, type IngestionObserver } from '../../src/service/ingestions.ts';
+import { usageChange } from '../../src/service/usage-change.ts';
 import { Gate } from '../support/fake-engine.ts';
 
 const usage: ContextUsage = { lastUsedAtMs: 1, expiresAtMs: null, pinned: false, labels: {} };
@@ -39,6 +40,8 @@ const stored = (used: ContextUsage): StoredContext => ({
   diskBytes: 8,
 });
 
+const storedAtMs = 9000;
+
 /** Work that goes on when the gate opens. */
 function gatedWork(gate: Gate): IngestionWork {
   let current = usage;
@@ -50,11 +53,22 @@ function gatedWork(gate: Gate): IngestionWork {
       return { stored: stored(current), derived: false, found: false };
     },
     async update(change) {
-      current = { ...current, ...change };
+      current = { ...current, ...usageChange(change, storedAtMs) };
       return stored(current);
     },
   };
 }
+
+test('a time to live counts from when the context is stored', async () => {
+  const gate = new Gate();
+  const ingestion = new Ingestion(pending('a'), gatedWork(gate));
+  expect(ingestion.changeUsage({ ttlSeconds: 2, pinned: true }, 1000)).toBe(true);
+  expect(ingestion.changeUsage({ pinned: false }, 2000)).toBe(true);
+  expect(ingestion.pending.usage).toMatchObject({ expiresAtMs: 3000, pinned: false });
+  gate.open();
+  const { usage: used } = (await ingestion.result).stored;
+  expect(used).toMatchObject({ expiresAtMs: storedAtMs + 2000, pinned: false });
+});
 
 const silent: IngestionObserver = {
   onStarted: () => undefined,
@@ -86,12 +100,12 @@ test('who follows late gets the latest progress first, then the rest', async () 
 test('usage changed on the way is what gets stored; later it is too late', async () => {
   const gate = new Gate();
   const ingestion = new Ingestion(pending('a'), gatedWork(gate));
-  expect(ingestion.changeUsage({ pinned: true })).toBe(true);
-  expect(ingestion.changeUsage({ labels: { a: 'b' } })).toBe(true);
+  expect(ingestion.changeUsage({ pinned: true }, 0)).toBe(true);
+  expect(ingestion.changeUsage({ labels: { a: 'b' } }, 0)).toBe(true);
   expect(ingestion.pending.usage).toMatchObject({ pinned: true, labels: { a: 'b' } });
   gate.open();
   expect((await ingestion.result).stored.usage).toMatchObject({ pinned: true, labels: { a: 'b' } });
-  expect(ingestion.changeUsage({ pinned: false })).toBe(false);
+  expect(ingestion.changeUsage({ pinned: false }, 0)).toBe(false);
 });
 
 test('a cancelled ingestion rejects with the reason, and leaves no failure behind', async () => {
@@ -117,7 +131,7 @@ test('an ingestion cancelled after its last step does not count as ready', async
       return work.update(change);
     },
   });
-  ingestion.changeUsage({ pinned: true });
+  ingestion.changeUsage({ pinned: true }, 0);
   gate.open();
   await expect(ingestion.result).rejects.toBe(reason);
 });

@@ -16,6 +16,7 @@ import {
   openAiModelListSchema,
   openAiModelSchema,
 } from '../schemas/chat.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { questionCodes } from '../schemas/problem.ts';
 import { answerResponses } from '../schemas/query.ts';
 
@@ -41,6 +42,7 @@ function registerCompletions(app: App, deps: AppDeps): void {
     tags,
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {
+      query: noParameters,
       headers: chatHeaders,
       body: { required: true, content: { 'application/json': { schema: chatBody } } },
     },
@@ -79,6 +81,7 @@ function registerModels(app: App, { service }: AppDeps): void {
     operationId: 'listOpenAiModels',
     summary: 'The models, as OpenAI lists them',
     tags,
+    request: { query: noParameters },
     responses: {
       200: {
         description: 'All.',
@@ -96,7 +99,7 @@ function registerModels(app: App, { service }: AppDeps): void {
     operationId: 'getOpenAiModel',
     summary: 'One model, as OpenAI has it',
     tags,
-    request: { params: modelParameters },
+    request: { params: modelParameters, query: noParameters },
     responses: {
       200: {
         description: 'The model.',

@@ -10,8 +10,10 @@ import {
   listParameters,
   patchContextBody,
   putContextBody,
+  putContextHeaders,
   putContextParameters,
 } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems } from '../schemas/problem.ts';
 import { invalidArgument } from '../../service/invalid-argument.ts';
 
@@ -45,6 +47,7 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
     middleware: [readBody({ mediaTypes, maxBytes: limits.maxBodyBytes })],
     request: {
       query: putContextParameters,
+      headers: putContextHeaders,
       body: {
         content: {
           'application/json': { schema: putContextBody },
@@ -86,7 +89,7 @@ function registerPut(app: App, { service, limits }: AppDeps): void {
     const body = isJson
       ? jsonInput(c.req.valid('json'), parameters)
       : textInput(await c.req.text(), parameters);
-    const wait = !prefersAsync(c.req.header('Prefer'));
+    const wait = !prefersAsync(c.req.valid('header').prefer);
     const { outcome, context } = await service.put(
       {
         ...body,
@@ -177,7 +180,7 @@ function registerGet(app: App, { service }: AppDeps): void {
     operationId: 'getContext',
     summary: 'Read a context',
     tags,
-    request: { params: contextParameters },
+    request: { params: contextParameters, query: noParameters },
     responses: {
       200: {
         description: 'The context.',
@@ -201,6 +204,7 @@ function registerPatch(app: App, { service, limits }: AppDeps): void {
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {
       params: contextParameters,
+      query: noParameters,
       body: { required: true, content: { 'application/json': { schema: patchContextBody } } },
     },
     responses: {
@@ -232,7 +236,7 @@ function registerDelete(app: App, { service }: AppDeps): void {
     operationId: 'deleteContext',
     summary: 'Delete a context; one still being ingested is stopped',
     tags,
-    request: { params: contextParameters },
+    request: { params: contextParameters, query: noParameters },
     responses: { 204: { description: 'It is gone.' }, ...problems('not_found') },
   });
   app.openapi(route, async (c) => {

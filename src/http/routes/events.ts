@@ -3,6 +3,7 @@ import type { ContextEvent } from '../../service/contexts.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { problemOf } from '../problem.ts';
 import { contextParameters } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems } from '../schemas/problem.ts';
 import { eventStream, type ServerEvent } from '../sse.ts';
 
@@ -17,7 +18,7 @@ export function eventRoutes(app: App, { service, limits, logger }: AppDeps): voi
       'Server-sent events: `progress` {phase, done, total} (tokens, or heads while persisting), ' +
       'then `ready` (the context) or `failed` (a problem). For a ready context, `ready` at once.',
     tags: ['contexts'],
-    request: { params: contextParameters },
+    request: { params: contextParameters, query: noParameters },
     responses: {
       200: {
         description: 'The events.',
@@ -42,6 +43,8 @@ export function eventRoutes(app: App, { service, limits, logger }: AppDeps): voi
     };
     return eventStream(c, map(events, toServerEvent), {
       heartbeatMs: limits.heartbeatMs,
+      // What could go wrong at first has been thrown by now.
+      beginAfterMs: 0,
       onError: (error) => logger.error({ err: error, ...request }, 'event stream failed'),
     });
   });

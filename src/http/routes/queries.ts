@@ -3,6 +3,7 @@ import { answerResponse } from '../answer-response.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { readBody } from '../body.ts';
 import { contextParameters } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems, questionCodes } from '../schemas/problem.ts';
 import { answerResponses, answerSchema, queryBody } from '../schemas/query.ts';
 
@@ -15,12 +16,14 @@ export function queryRoutes(app: App, { service, limits, logger }: AppDeps): voi
     summary: 'Answer a question from a stored context',
     description:
       'None of the document is computed again. With `stream`, server-sent events: `token` ' +
-      '{text}, whose concatenation is the answer, then `done` (the answer object); after the ' +
-      'first event an error is an `error` event with a problem.',
+      '{text}, whose concatenation is the answer, then `done` (the answer object). The response ' +
+      'begins with the first of them, or after ten seconds; from then on an error is an `error` ' +
+      'event with a problem.',
     tags: ['queries'],
     middleware: [readBody({ mediaTypes: ['application/json'], maxBytes: limits.maxBodyBytes })],
     request: {
       params: contextParameters,
+      query: noParameters,
       body: { required: true, content: { 'application/json': { schema: queryBody } } },
     },
     responses: {

@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import type { App, AppDeps } from '../app-env.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems } from '../schemas/problem.ts';
 import {
   healthSchema,
@@ -24,6 +25,7 @@ function registerCapabilities(app: App, { service }: AppDeps): void {
     operationId: 'listMethods',
     summary: 'The compression methods',
     tags,
+    request: { query: noParameters },
     responses: {
       200: { description: 'All.', content: { 'application/json': { schema: methodListSchema } } },
       ...problems(),
@@ -38,6 +40,7 @@ function registerCapabilities(app: App, { service }: AppDeps): void {
     operationId: 'listModels',
     summary: 'The models; none until the engine has started once',
     tags,
+    request: { query: noParameters },
     responses: {
       200: { description: 'All.', content: { 'application/json': { schema: modelListSchema } } },
       ...problems(),

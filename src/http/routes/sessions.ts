@@ -3,6 +3,7 @@ import { answerResponse } from '../answer-response.ts';
 import type { App, AppDeps } from '../app-env.ts';
 import { readBody } from '../body.ts';
 import { contextParameters } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems, questionCodes } from '../schemas/problem.ts';
 import { answerResponses, sessionAnswerSchema, sessionQueryBody } from '../schemas/query.ts';
 import { openSessionBody, sessionParameters, sessionSchema } from '../schemas/session.ts';
@@ -31,6 +32,7 @@ function registerOpen(app: App, { service, limits }: AppDeps): void {
     middleware: [readBody({ mediaTypes, maxBytes: limits.maxBodyBytes, optional: true })],
     request: {
       params: contextParameters,
+      query: noParameters,
       body: { content: { 'application/json': { schema: openSessionBody } } },
     },
     responses: {
@@ -43,6 +45,7 @@ function registerOpen(app: App, { service, limits }: AppDeps): void {
         'invalid_argument',
         'not_found',
         'conflict',
+        'identity_mismatch',
         'gone',
         'payload_too_large',
         'unsupported_media_type',
@@ -69,7 +72,7 @@ function registerGet(app: App, { service }: AppDeps): void {
     operationId: 'getSession',
     summary: 'Read a session',
     tags,
-    request: { params: sessionParameters },
+    request: { params: sessionParameters, query: noParameters },
     responses: {
       200: {
         description: 'The session.',
@@ -91,7 +94,7 @@ function registerEnd(app: App, { service }: AppDeps): void {
     operationId: 'endSession',
     summary: 'End a session; its context stays',
     tags,
-    request: { params: sessionParameters },
+    request: { params: sessionParameters, query: noParameters },
     responses: {
       204: { description: 'It has ended.' },
       ...problems('not_found', 'corrupt_record', 'engine_unavailable'),
@@ -116,6 +119,7 @@ function registerQuery(app: App, { service, limits, logger }: AppDeps): void {
     middleware: [readBody({ mediaTypes, maxBytes: limits.maxBodyBytes })],
     request: {
       params: sessionParameters,
+      query: noParameters,
       body: { required: true, content: { 'application/json': { schema: sessionQueryBody } } },
     },
     responses: {

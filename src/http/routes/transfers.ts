@@ -3,6 +3,7 @@ import type { App, AppDeps } from '../app-env.ts';
 import { streamBody } from '../body.ts';
 import { byteStream } from '../byte-stream.ts';
 import { contextParameters, contextSchema } from '../schemas/context.ts';
+import { noParameters } from '../schemas/fields.ts';
 import { problems } from '../schemas/problem.ts';
 
 const mediaType = 'application/octet-stream';
@@ -27,7 +28,7 @@ function registerExport(app: App, { service, logger }: AppDeps): void {
     summary: 'A context as one file, to import elsewhere',
     description: 'A transfer that ends early is of no use: the file ends with a checksum.',
     tags,
-    request: { params: contextParameters },
+    request: { params: contextParameters, query: noParameters },
     responses: {
       200: {
         description: 'The file.',
@@ -69,7 +70,7 @@ function registerImport(app: App, { service, limits }: AppDeps): void {
       'Refused unless the file is whole and of the model that runs here. Whoever made the file ' +
       'decides what is answered from it: import only files of those you trust.',
     tags,
-    request: { body: { content: file() } },
+    request: { query: noParameters, body: { content: file() } },
     responses: {
       200: { description: 'It was stored already.', content: context },
       201: {

@@ -3,7 +3,7 @@ import type { ErrorCode } from '../../core/errors.ts';
 import { defaultSampling } from '../../service/queries.ts';
 import { maxMessages } from '../../service/turns.ts';
 import { flag, integer, number, text, word } from './fields.ts';
-import { responsesByStatus } from './problem.ts';
+import { problemMediaType, problemSchema, responsesByStatus } from './problem.ts';
 import { maxAnswerTokens, maxStopLength, maxStops } from './query.ts';
 
 /*
@@ -134,8 +134,9 @@ export const chatBody = z
         .openapi({
           description:
             'With a context, turns only: user and assistant in turn, a user first and last. ' +
-            'Without one, a long first message (or a long user message behind a short system ' +
-            'message) is taken for a document and looked up among the contexts.',
+            'Without one, the first message (or the user message behind a system message, which ' +
+            'becomes the instructions) is looked up among the contexts, whatever their ' +
+            'compression, if a question follows.',
         }),
       ...sampling,
       stream: flag().nullish(),
@@ -252,9 +253,10 @@ export const modelParameters = z.object({
   id: z.string().openapi({ param: { description: 'The id of a model.' }, example: 'reader' }),
 });
 
-/** The body of every error below /v1. */
+/** The body of every error below /v1: a problem, and the same as OpenAI's clients read it. */
 export const openAiErrorSchema = z
   .object({
+    ...problemSchema.shape,
     error: z.object({
       message: z.string().openapi({ description: 'What was expected, what came, what to do.' }),
       type: z.string().openapi({ example: 'invalid_request_error' }),
@@ -271,5 +273,5 @@ export type OpenAiError = z.infer<typeof openAiErrorSchema>;
 
 /** The error responses of a route below /v1, one for each status its codes have. */
 export function openAiErrors(...errorCodes: readonly ErrorCode[]) {
-  return responsesByStatus(errorCodes, { 'application/json': { schema: openAiErrorSchema } });
+  return responsesByStatus(errorCodes, { [problemMediaType]: { schema: openAiErrorSchema } });
 }

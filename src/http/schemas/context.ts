@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi';
+import { budgetNames, precisionNames } from '../../service/compression.ts';
 import { flag, fraction, integer, integerParameter, text, word } from './fields.ts';
 
 const maxTtlSeconds = 10 * 365 * 24 * 3600;
@@ -15,6 +16,9 @@ const sha256Example = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b
 
 const name = () => text({ min: 1, max: maxNameLength });
 
+/** Names, as a description lists them. */
+const quoted = (names: readonly string[]) => names.map((each) => JSON.stringify(each)).join(', ');
+
 const keepRatio = () =>
   z.union([fraction(), z.literal('auto')], { error: 'a number above 0 and at most 1, or "auto"' });
 
@@ -29,13 +33,18 @@ const compression = z
         description: 'Fraction of the document\'s KV pairs kept; "auto" is not built yet.',
         example: 0.3,
       }),
-      budget: name().optional().openapi({
-        description: 'How pairs are chosen across layers and heads: "global", "uniform".',
-        example: 'global',
-      }),
+      budget: name()
+        .optional()
+        .openapi({
+          description: `How pairs are chosen across layers and heads: ${quoted(budgetNames)}.`,
+          example: 'global',
+        }),
       precision: name()
         .optional()
-        .openapi({ description: 'Stored element type: "f16", "f32".', example: 'f16' }),
+        .openapi({
+          description: `Stored element type: ${quoted(precisionNames)}.`,
+          example: 'f16',
+        }),
     },
     { error: 'an object' },
   )
@@ -54,10 +63,15 @@ const labels = z
   });
 
 const usage = {
-  ttlSeconds: integer(1, maxTtlSeconds).nullable().optional().openapi({
-    description: 'Seconds until the context expires, counted from now; null: never.',
-    example: 86_400,
-  }),
+  ttlSeconds: integer(1, maxTtlSeconds)
+    .nullable()
+    .optional()
+    .openapi({
+      description:
+        'Seconds until the context expires, counted from now, or from when it is stored, if that ' +
+        'is later; null: never.',
+      example: 86_400,
+    }),
   pinned: flag()
     .optional()
     .openapi({ description: 'A pinned context is never removed to make room.', example: false }),
@@ -85,6 +99,17 @@ export const putContextBody = z
     { error: 'a JSON object' },
   )
   .openapi('PutContext');
+
+/** `Prefer` (RFC 7240); what it does not know is ignored. */
+export const putContextHeaders = z.object({
+  prefer: z
+    .string()
+    .optional()
+    .openapi({
+      param: { description: 'respond-async: answer 202 as soon as the id is known.' },
+      example: 'respond-async',
+    }),
+});
 
 /** The options of a PUT whose body is the document itself. */
 export const putContextParameters = z.strictObject({
@@ -223,7 +248,13 @@ export const contextSchema = z
       .openapi({ description: "Of the ingestion; prefillMs and scoreMs are the model's time." }),
     createdAt: timestamp(),
     lastUsedAt: timestamp(),
-    expiresAt: timestamp().nullable(),
+    expiresAt: timestamp()
+      .nullable()
+      .openapi({
+        description:
+          'null: never. A ttlSeconds counts from when the context is stored; until then it is ' +
+          'shown as if it counted from the request.',
+      }),
     pinned: z.boolean(),
     labels: z.record(z.string(), z.string()),
   })

@@ -57,3 +57,6 @@ export function integerParameter(min: number, max: number) {
     .transform(Number)
     .pipe(integer(min, max));
 }
+
+/** The query string of a route that takes no parameters: any is refused. */
+export const noParameters = z.strictObject({});

@@ -1,6 +1,9 @@
 import { z } from '@hono/zod-openapi';
 import { errorTable, type ErrorCode } from '../../core/errors.ts';
 
+/** The media type of every error (RFC 9457). */
+export const problemMediaType = 'application/problem+json';
+
 const codes: readonly string[] = Object.keys(errorTable);
 
 /** The body of every error; `errors` lists fields, if the error is about some. */
@@ -52,6 +55,7 @@ const commonCodes = [
 export const questionCodes = [
   'invalid_argument',
   'not_found',
+  'identity_mismatch',
   'payload_too_large',
   'unsupported_media_type',
   'unsupported',
@@ -63,10 +67,18 @@ export const questionCodes = [
   'out_of_memory',
 ] as const satisfies readonly ErrorCode[];
 
+/** Codes that always come with `Retry-After`, and its seconds where the error names none. */
+export const usualRetryAfterSeconds: ReadonlyMap<ErrorCode, number> = new Map([
+  ['quota_exceeded', 60],
+  ['rate_limited', 2],
+  ['overloaded', 2],
+  ['engine_unavailable', 2],
+]);
+
 /** The error responses of a route, one for each status its codes have. */
 export function problems(...errorCodes: readonly ErrorCode[]) {
   return responsesByStatus(errorCodes, {
-    'application/problem+json': { schema: problemSchema },
+    [problemMediaType]: { schema: problemSchema },
   });
 }
 
@@ -80,7 +92,28 @@ export function responsesByStatus<T>(errorCodes: readonly ErrorCode[], content: 
   return Object.fromEntries(
     [...byStatus].map(([status, group]) => [
       status,
-      { description: group.map((code) => `\`${code}\``).join(', '), content },
+      {
+        description: group.map((code) => `\`${code}\``).join(', '),
+        content,
+        headers: errorHeaders(group),
+      },
     ]),
   );
+}
+
+/** The headers that errors of some codes may have, as OpenAPI declares them. */
+function errorHeaders(group: readonly ErrorCode[]) {
+  const mayComeBack = group.some((code) => code === 'conflict' || usualRetryAfterSeconds.has(code));
+  const retryAfter = {
+    description: 'After how many seconds to try again.',
+    schema: { type: 'integer', minimum: 0 },
+  } as const;
+  const authenticate = {
+    description: 'How to authenticate: by a key.',
+    schema: { type: 'string', enum: ['Bearer'] },
+  } as const;
+  return {
+    ...(mayComeBack ? { 'Retry-After': retryAfter } : {}),
+    ...(group.includes('unauthenticated') ? { 'WWW-Authenticate': authenticate } : {}),
+  };
 }

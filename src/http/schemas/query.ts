@@ -86,10 +86,14 @@ export const queryBody = z
       query: question().optional(),
       messages: messages.optional(),
       ...answering,
-      keepRatio: fraction().optional().openapi({
-        description: 'Use less of the stored cache than was kept; never more.',
-        example: 0.2,
-      }),
+      keepRatio: fraction()
+        .optional()
+        .openapi({
+          description:
+            'Use less of the stored cache than was kept; never more, and not less of one whose ' +
+            'method keeps all: its pairs have no order.',
+          example: 0.2,
+        }),
     },
     { error: 'a JSON object' },
   )

@@ -9,10 +9,14 @@ const maxSessionTtlSeconds = 86_400;
 export const openSessionBody = z
   .strictObject(
     {
-      keepRatio: fraction().optional().openapi({
-        description: 'Use less of the stored cache than was kept; never more.',
-        example: 0.2,
-      }),
+      keepRatio: fraction()
+        .optional()
+        .openapi({
+          description:
+            'Use less of the stored cache than was kept; never more, and not less of one whose ' +
+            'method keeps all: its pairs have no order.',
+          example: 0.2,
+        }),
       ttlSeconds: integer(1, maxSessionTtlSeconds).optional().openapi({
         description: 'The session ends when it was not used for so long.',
         default: defaultSessionTtlSeconds,
