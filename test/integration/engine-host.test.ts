@@ -199,7 +199,7 @@ describe('a document that is looked for', () => {
     damage('tokens', first);
     expect(await found()).toEqual([second]);
     await expect(
-      host.identify(ingestRequest(text, { compression: compressions[0] ?? {} })),
+      host.identify(ingestRequest(text, { compression: compressions[0] ?? {} }), signal),
     ).resolves.toMatchObject({ id: first, stored: undefined });
   });
 });
