@@ -31,7 +31,9 @@ const firstBlocks = 64;
  * The tables of the units that are computed together, `[layers, places · kvHeads, maxBlocks]` on
  * the device. A unit keeps its place from call to call, so that a step copies what has changed: the
  * tables of who joined, and of tails that got another block. Those who join take the places that
- * were not used for longest, so that a question between two steps leaves these theirs.
+ * were not used for longest, so that a question between two steps leaves these theirs. Attention's
+ * work is dealt out in the order of places: those of a question, or of a slot that is computed
+ * alone, are in the order of the units, so that its results do not depend on who was there before.
  */
 export class UnitSlots implements Closeable {
   readonly #gpu: KernelGpu;
@@ -92,17 +94,29 @@ export class UnitSlots implements Closeable {
   }
 
   #placesOf(units: readonly Unit[]): readonly number[] {
-    const places = units.map(({ key }) =>
+    this.#calls++;
+    const known = units.map(({ key }) =>
       this.#slots.findIndex((slot) => slot?.owner === key.owner && slot.number === key.number),
     );
-    const call = ++this.#calls;
-    for (const place of places) if (place !== -1) this.#lastCalls[place] = call;
-    return places.map((place) => {
-      if (place !== -1) return place;
-      const oldest = this.#lastCalls.indexOf(Math.min(...this.#lastCalls));
-      this.#lastCalls[oldest] = call;
-      return oldest;
-    });
+    for (const place of known) if (place !== -1) this.#lastCalls[place] = this.#calls;
+    const places = this.#withNewcomers(known);
+    if (isAscending(places) || !needsOrder(units)) return places;
+    for (const place of places) {
+      this.#slots[place] = undefined;
+      this.#lastCalls[place] = 0;
+    }
+    return this.#withNewcomers(units.map(() => -1));
+  }
+
+  /** Fills in the places of those who have none, -1, in ascending order. */
+  #withNewcomers(places: readonly number[]): readonly number[] {
+    const count = places.filter((place) => place === -1).length;
+    const oldest = Array.from(this.#lastCalls.keys())
+      .toSorted((a, b) => (this.#lastCalls[a] as number) - (this.#lastCalls[b] as number))
+      .slice(0, count)
+      .toSorted((a, b) => b - a);
+    for (const place of oldest) this.#lastCalls[place] = this.#calls;
+    return places.map((place) => (place === -1 ? defined(oldest.pop(), 'a place') : place));
   }
 
   #fill(place: number, { key, blocks }: Unit): void {
@@ -157,4 +171,19 @@ export class UnitSlots implements Closeable {
     this.#staging?.close();
     [this.#memory, this.#staging] = [undefined, undefined];
   }
+}
+
+function isAscending(places: readonly number[]): boolean {
+  return places.every((place, i) => i === 0 || place > (places[i - 1] as number));
+}
+
+/**
+ * Whether results are to depend on nothing but what is computed: of a slot that is computed alone,
+ * and of questions. Steps of several slots keep their tables where they are. (Tails are what
+ * queries see up to themselves.)
+ */
+function needsOrder(units: readonly Unit[]): boolean {
+  const tails = units.filter(({ isCausal }) => isCausal);
+  const owners = new Set(tails.map(({ key }) => key.owner));
+  return owners.size === 1 || tails.some(({ queries }) => queries > 1);
 }
