@@ -348,6 +348,7 @@ export class EngineHost {
 
   /** Long documents take as long as steps of answers do: it is done when there is time for it. */
   async #tokenize(request: IdentifyRequest, signal: AbortSignal): Promise<TokenizedDocument> {
+    signal.throwIfAborted();
     const tokenize = (): TokenizedDocument => tokenizeDocument(this.#checkpoint, request);
     if (request.document.length < shortDocument) return tokenize();
     return this.#scheduler.piece(tokenize, signal);

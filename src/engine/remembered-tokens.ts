@@ -3,7 +3,7 @@ import type { Tokenizer } from '../model/checkpoint.ts';
 /** A document is put, or asked, right after it was looked up: few of them are between the two. */
 const mostTexts = 8;
 
-/** Shorter texts take less time to tokenise than anybody would notice; longer ones too much room. */
+/** Shorter texts are tokenised before anybody would notice; longer ones take too much room. */
 const [shortestText, longestText] = [1024, 2 ** 20];
 
 /**
