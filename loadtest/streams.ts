@@ -151,13 +151,11 @@ export async function stream(
   const stopClock = whenOver(load, end);
   const next = createFeed(jobs);
   const client = async (): Promise<void> => {
-    while (!over.signal.aborted) {
+    // A signal of its own: many listeners on one would look like a leak.
+    const signal = AbortSignal.any([over.signal]);
+    while (!signal.aborted) {
       const job = next();
-      const result = await streamOnce(
-        url,
-        job,
-        letFinish ? { agent } : { agent, signal: over.signal },
-      );
+      const result = await streamOnce(url, job, letFinish ? { agent } : { agent, signal });
       if (result.kind === 'left') return;
       countStream(tally, job, result);
       if (result.kind === 'answer') onAnswer?.(result.pieceTimesMs);
