@@ -178,6 +178,11 @@ export interface Runtime {
   readonly layout: KvLayout;
   /** Where its loaded contexts and tails are. */
   readonly memory: 'host' | 'device';
+  /**
+   * Whether questions begin together in one call. Not where a slot's result would depend on the
+   * others: then each has a call of its own.
+   */
+  readonly beginsTogether: boolean;
   /** Bytes that one pair takes there: the key and the value of one token in one head. */
   readonly rowBytes: number;
   /**

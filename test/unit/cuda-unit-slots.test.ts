@@ -139,7 +139,7 @@ describe('units in the tables', () => {
     const [other, another] = [tail(), tail()];
     const step = [other, another, context];
     const kept = slots.place(step);
-    const questions = [1, 2].map((queries) => ({ ...tail(), queries }));
+    const questions = [tail(), { ...tail(), queries: 2 }];
     const inOrder = slots.place([...questions, context]);
     expect(inOrder).toEqual(inOrder.toSorted((a, b) => a - b));
     expect(slots.place(step).slice(0, 2)).toEqual(kept.slice(0, 2));

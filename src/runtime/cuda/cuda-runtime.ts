@@ -78,6 +78,7 @@ class CudaRuntime implements Runtime {
   readonly config: ModelConfig;
   readonly layout: KvLayout;
   readonly memory = 'device';
+  readonly beginsTogether = false;
   readonly rowBytes: number;
   readonly sliceTokens = mostDenseTokens;
   readonly hostTier: CudaHostTier;
