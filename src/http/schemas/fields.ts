@@ -60,3 +60,15 @@ export function integerParameter(min: number, max: number) {
 
 /** The query string of a route that takes no parameters: any is refused. */
 export const noParameters = z.strictObject({});
+
+/** The keepRatio that a stored context is asked with; undefined: what it was stored with. */
+export function usedKeepRatio() {
+  return fraction()
+    .optional()
+    .openapi({
+      description:
+        'Use less of the stored cache than was kept; never more, and not less of one whose ' +
+        'method keeps all: its pairs have no order.',
+      example: 0.2,
+    });
+}

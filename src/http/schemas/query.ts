@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi';
 import { defaultSampling, seedEnd } from '../../service/queries.ts';
 import { maxMessages } from '../../service/turns.ts';
-import { flag, fraction, integer, number, text, word } from './fields.ts';
+import { flag, fraction, integer, number, text, usedKeepRatio, word } from './fields.ts';
 
 /** Longer than any model's window, which is the bound that counts (`context_too_long`). */
 export const maxAnswerTokens = 2 ** 20;
@@ -86,14 +86,7 @@ export const queryBody = z
       query: question().optional(),
       messages: messages.optional(),
       ...answering,
-      keepRatio: fraction()
-        .optional()
-        .openapi({
-          description:
-            'Use less of the stored cache than was kept; never more, and not less of one whose ' +
-            'method keeps all: its pairs have no order.',
-          example: 0.2,
-        }),
+      keepRatio: usedKeepRatio(),
     },
     { error: 'a JSON object' },
   )

@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi';
 import { defaultSessionTtlSeconds } from '../../service/sessions.ts';
-import { fraction, integer, word } from './fields.ts';
+import { integer, usedKeepRatio, word } from './fields.ts';
 
 /** A day: longer pauses are not worth the memory, since `messages` does the same without. */
 const maxSessionTtlSeconds = 86_400;
@@ -9,14 +9,7 @@ const maxSessionTtlSeconds = 86_400;
 export const openSessionBody = z
   .strictObject(
     {
-      keepRatio: fraction()
-        .optional()
-        .openapi({
-          description:
-            'Use less of the stored cache than was kept; never more, and not less of one whose ' +
-            'method keeps all: its pairs have no order.',
-          example: 0.2,
-        }),
+      keepRatio: usedKeepRatio(),
       ttlSeconds: integer(1, maxSessionTtlSeconds).optional().openapi({
         description: 'The session ends when it was not used for so long.',
         default: defaultSessionTtlSeconds,
