@@ -16,7 +16,7 @@ struct AttendArguments {
   const float* valueScales;
   const int* table;
   const int* lengths;
-  const int* tileStarts;
+  const Start* starts;
   const UnitQueries* units;
   float* partials;
   float* stats;
@@ -29,9 +29,10 @@ struct AttendArguments {
 };
 
 /**
- * A variant: stored format, head dim and most rows (queries times group) of a unit. Few rows leave
- * the tensor cores idle whatever one does, so each warp takes other keys; many rows are dealt to
- * the warps instead, and each reads all keys of the tile.
+ * A variant: stored format, head dim and most rows (queries times group) of a unit. Rows are dealt
+ * to the warps, sixteen to each; with no more than sixteen, four warps share them: each takes other
+ * keys for the logits and other channels for the results, and they exchange the weights. Every sum
+ * has the same order in all variants, so a row's result has the same bits in each.
  */
 template <typename Format_, int headDim_, int rows_> struct Variant {
   using Format = Format_;
@@ -41,63 +42,88 @@ template <typename Format_, int headDim_, int rows_> struct Variant {
   static constexpr int rows = rows_;
   static constexpr bool isBytes = sizeof(Element) == 1;
   static constexpr int rowWarps = rows / 16;
-  static constexpr int keyWarps = rows == 16 ? 4 : rows == 64 ? 2 : 1;
-  static constexpr int warps = rowWarps * keyWarps;
+  /** Warps that share rows. */
+  static constexpr int sharers = rows == 16 ? 4 : 1;
+  static constexpr int warps = rowWarps * sharers;
   static constexpr int threads = warps * 32;
-  static constexpr int blocksPerSm = rows == 16 ? 2 : 1;
+  static constexpr int blocksPerSm = rows == 128 ? 1 : 2;
   static constexpr int tileKeys = isBytes ? 128 : 64;
-  static constexpr int warpKeys = tileKeys / keyWarps;
-  static constexpr int stepKeys = warpKeys < 64 ? warpKeys : 64;
+  /** Keys between two looks at the largest logit; and a warp's own of them. */
+  static constexpr int stepKeys = 64;
+  static constexpr int warpKeys = stepKeys / sharers;
+  /** Channels whose results a warp sums up. */
+  static constexpr int warpChannels = headDim / sharers;
   static constexpr int rowBytes = headDim * sizeof(Element);
   static constexpr int pieces = rowBytes / 16;
   static constexpr int tileBytes = tileKeys * rowBytes;
   static constexpr int scaleBytes = isRowScaled<Format> ? tileKeys * sizeof(__half) : 0;
   static constexpr int stages = 3;
   static constexpr int stageBytes = 2 * (tileBytes + scaleBytes);
-  static constexpr int statsBytes = (keyWarps - 1) * rows * 2 * sizeof(float);
-  static constexpr int sharedBytes = stages * stageBytes + statsBytes;
-  static_assert((keyWarps - 1) * rows * headDim * sizeof(float) <= 2 * tileBytes,
-                "warps combine their sums in the stage that was read last");
+  static constexpr int largestBytes = sharers == 1 ? 0 : sharers * 16 * sizeof(float);
+  static constexpr int sharedBytes = stages * stageBytes + largestBytes;
   static_assert(sharedBytes <= 99 * 1024, "sm_86 and sm_89 have no more");
 };
 
-/** A tile, as a place on the line of all sequences (paged.cuh). */
+/** A tile of a piece of a sequence (paged.cuh). */
 struct TileCursor {
-  const int* starts;
-  const int* lengths;
+  /** Where the piece begins on the line; past the last one, behind every share. */
   int place;
   int sequence;
-  /** The tile's number in its sequence. */
-  int tile;
-  /** The place at which the sequence ends. */
-  int end;
   int length;
+  /** Tiles of a piece, and of the sequence. */
+  int each;
+  int tiles;
+  /** The tile's number in its sequence, and where its piece ends. */
+  int tile;
+  int pieceEnd;
 
-  /** `sequence` is the one that has `place`. */
-  __device__ TileCursor(const AttendArguments& a, int sequence_, int place_)
-      : starts(a.tileStarts), lengths(a.lengths) {
-    enter(sequence_);
-    place = max(place, place_);
-    tile = place - starts[sequence_] - entryTiles;
+  /** The first tile of the first piece that begins at `place_` or behind it, in `sequence_` on. */
+  template <int tileKeys>
+  __device__ static TileCursor from(const AttendArguments& a, int sequence_, int place_) {
+    TileCursor at = {};
+    at.enter<tileKeys>(a, sequence_);
+    const int width = at.each + entryTiles;
+    const int piece = width == entryTiles ? 0 : (place_ - at.place + width - 1) / width;
+    at.place += piece * width;
+    at.tile = piece * at.each;
+    at.pieceEnd = min(at.tile + at.each, at.tiles);
+    if (at.tile >= at.tiles) at.enterNext<tileKeys>(a);
+    return at;
   }
 
-  /** Past the last tile the place is the line's end, and the rest means nothing. */
-  __device__ void advance(int sequences) {
-    ++place;
-    ++tile;
-    if (place < end) return;
+  __device__ bool isPiecesLast() const { return tile + 1 == pieceEnd; }
+
+  __device__ int piece() const { return tile / each; }
+
+  template <int tileKeys> __device__ void advance(const AttendArguments& a) {
+    if (++tile < pieceEnd) return;
+    if (tile < tiles) {
+      place += each + entryTiles;
+      pieceEnd = min(tile + each, tiles);
+    } else {
+      enterNext<tileKeys>(a);
+    }
+  }
+
+  template <int tileKeys> __device__ void enterNext(const AttendArguments& a) {
     int next = sequence + 1;
-    while (next < sequences && starts[next + 1] == starts[next]) ++next;
-    if (next < sequences) enter(next);
+    while (next < a.sequences && a.starts[next + 1].place == a.starts[next].place) ++next;
+    if (next < a.sequences) {
+      enter<tileKeys>(a, next);
+    } else {
+      place = INT32_MAX;
+    }
   }
 
-  __device__ void enter(int next) {
-    const int start = starts[next];
+  template <int tileKeys> __device__ void enter(const AttendArguments& a, int next) {
     sequence = next;
-    place = start + entryTiles;
+    length = a.lengths[next];
+    place = a.starts[next].place;
+    const Pieces pieces(length, tileKeys, a.kvHeads);
+    each = pieces.each;
+    tiles = pieces.tiles;
     tile = 0;
-    end = starts[next + 1];
-    length = lengths[next];
+    pieceEnd = min(each, tiles);
   }
 };
 
@@ -106,7 +132,7 @@ template <int threads> __device__ int sequenceAt(const AttendArguments& a, int p
   int found = 0;
   for (int first = 1; first < a.sequences; first += threads) {
     const int s = first + threadIdx.x;
-    found += __syncthreads_count(s < a.sequences && a.tileStarts[s] <= place);
+    found += __syncthreads_count(s < a.sequences && a.starts[s].place <= place);
   }
   return found;
 }

@@ -9,42 +9,35 @@ namespace {
 
 constexpr int mergeWarps = 8;
 
-/** The parts that one launch of attend left; as the kernel documents. */
+/** The parts that attend left; as the kernel documents. */
 struct Parts {
   const float* partials;
   const float* stats;
-  const int* tileStarts;
+  const Start* starts;
   const UnitQueries* units;
   const int* queryUnits;
   int unitsPerQuery;
-  int sequences;
-  int grid;
-  int rows;
 };
 
-/** Slots that hold parts of one query head: from `first` on, `count` of them, all at row `row`. */
-struct SlotRun {
-  int first;
+/** Parts of one query head: `count` of them from row `first` on, `stride` apart. */
+struct PartRun {
+  int64_t first;
   int count;
-  int row;
+  int stride;
 };
 
-/** The slots of the query head's part in one unit, or none. */
-__device__ __forceinline__ SlotRun slotsOf(const Parts& parts, int index, int kvHeads, int group) {
+/** The query head's parts of one unit, or none. */
+__device__ __forceinline__ PartRun partsOf(const Parts& parts, int index, int kvHeads, int group) {
   const int query = blockIdx.x;
   const int head = blockIdx.y;
   if (index >= parts.unitsPerQuery) return {0, 0, 0};
   const int unit = parts.queryUnits[query * parts.unitsPerQuery + index];
   if (unit < 0) return {0, 0, 0};
   const int sequence = unit * kvHeads + head / group;
-  const int from = parts.tileStarts[sequence];
-  const int to = parts.tileStarts[sequence + 1];
-  if (from == to) return {0, 0, 0};
-  const Shares shares(parts.grid, parts.tileStarts[parts.sequences]);
-  const int first = shares.blockAt(from + entryTiles);
-  const int last = shares.blockAt(to - 1);
+  const int first = parts.starts[sequence].part;
+  const int rows = parts.units[unit].count * group;
   const int row = (query - parts.units[unit].first) * group + head % group;
-  return {slotOf(first, sequence), last - first + 1, row};
+  return {first + row, (parts.starts[sequence + 1].part - first) / rows, rows};
 }
 
 /** A running combination of parts: what one warp has seen, a lane its channels of it. */
@@ -70,7 +63,7 @@ template <int perLane> struct Combined {
 /** Adds every mergeWarps-th part of a run, from the warp's own number on. */
 template <int headDim>
 __device__ __forceinline__ void addRun(Combined<headDim / 32>& all, const Parts& parts,
-                                       const SlotRun& run) {
+                                       const PartRun& run) {
   // Parts on their way at once: the loads are the time.
   constexpr int batch = 4;
   const Rows partials = {const_cast<float*>(parts.partials)};
@@ -83,7 +76,7 @@ __device__ __forceinline__ void addRun(Combined<headDim / 32>& all, const Parts&
       const int part = n + i * mergeWarps;
       stat[i] = {-INFINITY, 0};
       if (part < run.count) {
-        const int64_t row = static_cast<int64_t>(run.first + part) * parts.rows + run.row;
+        const int64_t row = run.first + static_cast<int64_t>(part) * run.stride;
         stat[i] = stats[row];
         RowOf<F32, headDim>::read(partials, row, threadIdx.x % 32, sums[i]);
       }
@@ -94,21 +87,17 @@ __device__ __forceinline__ void addRun(Combined<headDim / 32>& all, const Parts&
 }
 
 template <typename Format, int headDim>
-__device__ void merge(void* out, const Parts& first, const Parts& second, int kvHeads,
-                      int group) {
+__device__ void merge(void* out, const Parts& parts, int kvHeads, int group) {
   constexpr int perLane = headDim / 32;
   __shared__ Combined<perLane> found[mergeWarps][32];
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const SlotRun runs[] = {slotsOf(first, 0, kvHeads, group), slotsOf(first, 1, kvHeads, group),
-                          slotsOf(second, 0, kvHeads, group), slotsOf(second, 1, kvHeads, group)};
+  const PartRun runs[] = {partsOf(parts, 0, kvHeads, group), partsOf(parts, 1, kvHeads, group)};
   // What is above was planned long ago and may be read while attend still runs.
   waitForPrevious();
   Combined<perLane> all;
-  addRun<headDim>(all, first, runs[0]);
-  addRun<headDim>(all, first, runs[1]);
-  addRun<headDim>(all, second, runs[2]);
-  addRun<headDim>(all, second, runs[3]);
+  addRun<headDim>(all, parts, runs[0]);
+  addRun<headDim>(all, parts, runs[1]);
   found[warp][lane] = all;
   __syncthreads();
   if (warp > 0) return;
@@ -127,31 +116,22 @@ __device__ void merge(void* out, const Parts& first, const Parts& second, int kv
 }  // namespace
 
 /**
- * merge_{f16,bf16}_d{64,128}: the result of every query head, from one or two launches of attend
- * over the same queries: contexts with many rows in one, tails in the other, say, or both in one.
+ * merge_{f16,bf16}_d{64,128}: the result of every query head.
  *
  *   out           [queries, kvHeads * group, headDim]; zeros for a query that sees no rows
- *   partials, stats, tileStarts, units, sequences, grid, rows   as given to that launch of attend;
- *                 rows is its suffix r
- *   queryUnits    int32 [queries, unitsPerQuery]: the units that each query reads, -1 for none;
- *                 unitsPerQuery is at most 2
+ *   partials, stats, starts, units   as given to attend
+ *   queryUnits    int32 [queries, unitsPerQuery]: the units that each query reads, its context and
+ *                 its tail, say; -1 for none; unitsPerQuery is at most 2
  *
- * The second launch's come after the first one's; without one its unitsPerQuery is 0.
  * Launch: grid (queries, kvHeads * group), 256 threads, no dynamic shared memory. On sm_90 with
  * programmatic stream serialization behind attend, it begins before attend has ended.
  */
 #define MERGE(name, Format, headDim)                                                              \
   extern "C" __global__ void __launch_bounds__(mergeWarps * 32) merge_##name##_d##headDim(        \
-      void* out, const float* partials, const float* stats, const int* tileStarts,                \
-      const UnitQueries* units, const int* queryUnits, int unitsPerQuery, int sequences,          \
-      int grid, int rows, const float* partials2, const float* stats2, const int* tileStarts2,    \
-      const UnitQueries* units2, const int* queryUnits2, int unitsPerQuery2, int sequences2,      \
-      int grid2, int rows2, int kvHeads, int group) {                                             \
-    merge<Format, headDim>(out,                                                                   \
-                           {partials, stats, tileStarts, units, queryUnits, unitsPerQuery,        \
-                            sequences, grid, rows},                                               \
-                           {partials2, stats2, tileStarts2, units2, queryUnits2, unitsPerQuery2,  \
-                            sequences2, grid2, rows2},                                            \
+      void* out, const float* partials, const float* stats, const Start* starts,                  \
+      const UnitQueries* units, const int* queryUnits, int unitsPerQuery, int kvHeads,            \
+      int group) {                                                                                \
+    merge<Format, headDim>(out, {partials, stats, starts, units, queryUnits, unitsPerQuery},      \
                            kvHeads, group);                                                       \
   }
 

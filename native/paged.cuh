@@ -32,14 +32,48 @@ struct UnitQueries {
 };
 
 /**
- * Work is dealt in shares of equal cost: tiles of all sequences laid end to end on a line, each
- * sequence with `entryTiles` in front for what entering and leaving it costs (measured: 1 is
- * slower, 2 to 5 are alike). So lengths may be as ragged as they like. tileStarts[s] is where
- * sequence s begins; an empty one takes no room.
+ * A sequence is read in pieces, which its own length alone decides: each is summed up by itself, and
+ * merge adds them in order. So a query's result has the same bits whatever else is computed, and
+ * whoever computes the pieces.
+ */
+struct Pieces {
+  /** Tiles of a piece, the last one's may be fewer; and of the sequence. */
+  int each;
+  int tiles;
+  int count;
+
+  __device__ __forceinline__ Pieces(int length, int tileKeys, int kvHeads)
+      : each(0), tiles((length + tileKeys - 1) / tileKeys), count(0) {
+    if (tiles == 0) return;
+    const int most = (mostPieces + kvHeads - 1) / kvHeads;
+    const int atLeast = max(leastTiles, (tiles + most - 1) / most);
+    const int wanted = (tiles + atLeast - 1) / atLeast;
+    each = (tiles + wanted - 1) / wanted;
+    count = (tiles + each - 1) / each;
+  }
+
+  /** A unit of one long context has about as many pieces as a large card runs thread blocks. */
+  static constexpr int mostPieces = 256;
+  /** What a piece leaves must be little beside what it reads. */
+  static constexpr int leastTiles = 6;
+};
+
+/**
+ * Work is dealt in shares of equal cost: pieces of all sequences laid end to end on a line, each
+ * with `entryTiles` in front for what entering and leaving it costs (measured: 1 is slower where
+ * there are many tails, 2 to 5 are alike). A share is the pieces that begin in it. So lengths may be as ragged as they like.
  */
 constexpr int entryTiles = 3;
 
-/** How the line is cut into shares, none of them empty. */
+/** Where a sequence begins; behind the last one, where all end. An empty one takes no room. */
+struct Start {
+  /** On the line, in tiles. */
+  int place;
+  /** Among the rows of the parts: a piece leaves one for each row (query times group) of its unit. */
+  int part;
+};
+
+/** How the line is cut into shares. */
 struct Shares {
   int blocks;
   int line;
@@ -51,16 +85,4 @@ struct Shares {
   __device__ __forceinline__ int begin(int block) const {
     return static_cast<int>(static_cast<int64_t>(block) * line / blocks);
   }
-
-  /** The thread block that has a place on the line: the inverse of begin. */
-  __device__ __forceinline__ int blockAt(int place) const {
-    return static_cast<int>((static_cast<int64_t>(place + 1) * blocks - 1) / line);
-  }
 };
-
-/**
- * Where a thread block leaves what it found in (its part of) a sequence. Along the line either
- * the block or the sequence grows from one part to the next, so no two parts share a slot, and
- * there are fewer than blocks + sequences slots.
- */
-__device__ __forceinline__ int slotOf(int block, int sequence) { return block + sequence; }

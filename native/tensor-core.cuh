@@ -81,6 +81,14 @@ __device__ __forceinline__ void loadTransposed(uint32_t (&r)[4], uint32_t addres
                : "memory");
 }
 
+/** Two transposed matrices: lanes 0 to 15 give the addresses. */
+__device__ __forceinline__ void loadTransposed(uint32_t (&r)[2], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(address)
+               : "memory");
+}
+
 /** Starts a copy of 16 bytes into shared memory: the first `bytes` from global, the rest zeros. */
 __device__ __forceinline__ void copyAsync(uint32_t target, const void* source, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source),

@@ -24,7 +24,7 @@ export interface SchedulerLimits {
 
 /** What a scheduler computes with, and its bounds. */
 export interface SchedulerOptions extends SchedulerLimits {
-  readonly runtime: Pick<Runtime, 'forward' | 'beginsTogether'>;
+  readonly runtime: Pick<Runtime, 'forward'>;
   readonly clock: Clock;
 }
 
@@ -60,7 +60,7 @@ interface Queued {
  * 1. a step: the next token of every running answer, all of them in one call. Answers join and
  *    leave between any two steps;
  * 2. the first tokens of queries that have none yet, first come first served: as many together as
- *    fit `callTokens`, if the runtime lets them; or as many tokens of one longer question;
+ *    fit `callTokens`, or as many tokens of one longer question;
  * 3. pieces of other work, as long as they have less time behind them than the round had: of
  *    loading contexts that queries wait for, then of ingestions.
  *
@@ -275,9 +275,7 @@ export class Scheduler implements Closeable {
   /** Questions for one call: the first one, and those that can begin together with it. */
   #nextQuestions(): readonly Waiting[] {
     const [first] = this.#questions;
-    const { beginsTogether } = this.#options.runtime;
-    if (first === undefined || !beginsTogether || !begins(first))
-      return this.#questions.splice(0, 1);
+    if (first === undefined || !begins(first)) return this.#questions.splice(0, 1);
     const together: Waiting[] = [];
     let tokens = 0;
     for (const waiting of this.#questions) {

@@ -178,11 +178,6 @@ export interface Runtime {
   readonly layout: KvLayout;
   /** Where its loaded contexts and tails are. */
   readonly memory: 'host' | 'device';
-  /**
-   * Whether questions begin together in one call. Not where a slot's result would depend on the
-   * others: then each has a call of its own.
-   */
-  readonly beginsTogether: boolean;
   /** Bytes that one pair takes there: the key and the value of one token in one head. */
   readonly rowBytes: number;
   /**
@@ -216,9 +211,9 @@ export interface Runtime {
   /**
    * Appends each slot's tokens to its tail and returns, per slot, the logits after its last token.
    * Tails are distinct, contexts need not be. Several slots are either a step, one token each
-   * behind tails that have some, or begin their tails with at most `firstTokens` each. On a CPU a
-   * slot's result does not depend on the others, to the last bit; on a GPU its last bits may
-   * (docs/adr/0011-device-memory-in-blocks.md). A call that fails has appended to no tail.
+   * behind tails that have some, or begin their tails with at most `firstTokens` each. A slot's
+   * result does not depend on the others, to the last bit. A call that fails has appended to no
+   * tail.
    * @throws ReadonceError `out_of_memory`
    */
   forward(slots: readonly ForwardSlot[]): readonly Logits[];

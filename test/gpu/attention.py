@@ -6,16 +6,29 @@ import torch
 
 from paged import DEVICE, poisoned
 
-ROWS_THREADS = {16: 128, 64: 256, 128: 256}
-KEY_WARPS = {16: 4, 64: 2, 128: 1}
+ROWS_THREADS = {16: 128, 64: 128, 128: 256}
+MOST_PIECES, LEAST_TILES, ENTRY_TILES = 256, 6, 3
 
 
 def shared_bytes(fmt, head_dim, rows):
     """Dynamic shared memory of attend: the table of native/README.md as a formula."""
-    is_bytes = fmt.startswith('i8')
-    tile_keys = 128 if is_bytes else 64
-    row_bytes = head_dim * (1 if is_bytes else 2) + (2 if fmt == 'i8r' else 0)
-    return 3 * 2 * tile_keys * row_bytes + (KEY_WARPS[rows] - 1) * rows * 8
+    row_bytes = head_dim * (1 if fmt.startswith('i8') else 2) + (2 if fmt == 'i8r' else 0)
+    return 3 * 2 * tile_keys(fmt) * row_bytes + (256 if rows == 16 else 0)
+
+
+def tile_keys(fmt):
+    return 128 if fmt.startswith('i8') else 64
+
+
+def pieces(length, fmt, kv_heads):
+    """Tiles of a piece and of the sequence, and pieces: native/paged.cuh."""
+    tiles = -(-length // tile_keys(fmt))
+    if tiles == 0:
+        return 0, 0, 0
+    most = -(-MOST_PIECES // kv_heads)
+    wanted = -(-tiles // max(LEAST_TILES, -(-tiles // most)))
+    each = -(-tiles // wanted)
+    return each, tiles, -(-tiles // each)
 
 
 class Launch:
@@ -30,15 +43,16 @@ class Launch:
         self.shared = shared_bytes(pool.fmt, pool.head_dim, rows)
         self.threads = ROWS_THREADS[rows]
         self.grid = grid or driver.resident(self.name, self.threads, self.shared)
-        slots = self.grid + self.sequences
-        self.partials = poisoned(slots, rows, pool.head_dim)
-        self.stats = poisoned(slots, rows, 2)
-        self.starts = torch.full((self.sequences + 1,), -1, dtype=torch.int32, device=DEVICE)
+        # Room for pieces of sequences of any length, were they as many rows as there are.
+        parts = sum(count for _, count, _ in units) * group * kv_heads * -(-MOST_PIECES // kv_heads)
+        self.partials = poisoned(parts, pool.head_dim)
+        self.stats = poisoned(parts, 2)
+        self.starts = torch.full((self.sequences + 1, 2), -1, dtype=torch.int32, device=DEVICE)
 
-    def plan(self, new_tokens=None):
-        tile_keys = 128 if self.pool.fmt.startswith('i8') else 64
-        self.driver.launch('plan', (1,), 256, [self.pool.lengths, new_tokens, self.starts,
-                                               self.sequences, self.kv_heads, tile_keys])
+    def plan(self):
+        self.driver.launch('plan', (1,), 256,
+                           [self.pool.lengths, self.units, self.starts, self.sequences,
+                            self.kv_heads, self.group, tile_keys(self.pool.fmt)])
 
     def attend(self, queries, early=False):
         pool = self.pool
@@ -52,18 +66,15 @@ class Launch:
     def parts(self, query_units):
         """This launch's arguments of merge."""
         return [self.partials, self.stats, self.starts, self.units, query_units,
-                query_units.shape[1], self.sequences, self.grid, self.rows]
+                query_units.shape[1]]
 
 
-NO_PARTS = [None, None, None, None, None, 0, 0, 0, 0]
-
-
-def merge(driver, out, first, second, kv_heads, group, early=True):
-    """`first`, `second`: Launch.parts, or NO_PARTS."""
+def merge(driver, out, parts, kv_heads, group, early=True):
+    """`parts`: Launch.parts."""
     kind = 'bf16' if out.dtype == torch.bfloat16 else 'f16'
     head_dim = out.shape[-1]
     driver.launch(f'merge_{kind}_d{head_dim}', (out.shape[0], kv_heads * group), 256,
-                  [out, *first, *second, kv_heads, group], early=early)
+                  [out, *parts, kv_heads, group], early=early)
 
 
 def query_units(units, queries, most):
@@ -75,23 +86,21 @@ def query_units(units, queries, most):
     return table.to(DEVICE)
 
 
-def reference(queries, launches, kv_heads, group):
-    """Attention in float64; `launches`: [(pool, units)]. Zeros where nothing is visible."""
+def reference(queries, pool, units, kv_heads, group):
+    """Attention in float64. Zeros where nothing is visible."""
     out = torch.zeros(queries.shape, dtype=torch.float64, device=DEVICE)
     count, _, head_dim = queries.shape
-    pairs = {(i, s): pool.read(s) for i, (pool, _) in enumerate(launches)
-             for s in range(len(pool.lengths))}
+    pairs = [pool.read(s) for s in range(len(pool.lengths))]
     for q in range(count):
         for h in range(kv_heads):
             keys, values = [], []
-            for i, (_, units) in enumerate(launches):
-                for u, (first, n, causal) in enumerate(units):
-                    if not first <= q < first + n:
-                        continue
-                    k, v = pairs[i, u * kv_heads + h]
-                    visible = max(len(k) - (n - 1 - (q - first) if causal else 0), 0)
-                    keys.append(k[:visible])
-                    values.append(v[:visible])
+            for u, (first, n, causal) in enumerate(units):
+                if not first <= q < first + n:
+                    continue
+                k, v = pairs[u * kv_heads + h]
+                visible = max(len(k) - (n - 1 - (q - first) if causal else 0), 0)
+                keys.append(k[:visible])
+                values.append(v[:visible])
             if sum(len(k) for k in keys) == 0:
                 continue
             heads = slice(h * group, (h + 1) * group)

@@ -102,7 +102,7 @@ async function benchModel(options: GpuBenchOptions, run: ModelRun): Promise<void
     // Only addresses are taken beforehand: what fits is the card's to say.
     poolBytes: card.device.totalBytes,
     precision: 'f16',
-    launchStep: timer.launch,
+    launchCall: timer.launch,
   });
   const usedBytes = freeBytes - card.freeBytes();
   progress(`${model.name}: runtime made, ${(usedBytes / 1e9).toFixed(1)} GB of device memory`);

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from attention import NO_PARTS, Launch, merge, query_units
+from attention import Launch, merge, query_units
 from bench_score import bench_score
 from driver import Driver, Long
 from paged import DEVICE, MODEL_TYPES, Pool
@@ -67,28 +67,26 @@ def ragged(keep_ratio, sequences):
 
 
 class Step:
-    """One layer's attention of a decoding step: all launches, over several layers' pairs."""
+    """One layer's attention of a decoding step, over several layers' pairs."""
 
-    def __init__(self, driver, fmt, kv_heads, group, groups, block_size=64):
-        """`groups`: [(lengths, units, rows)], one launch each; the first has most of the bytes."""
+    def __init__(self, driver, fmt, kv_heads, group, reading, block_size=64):
+        """`reading`: lengths, units, and rows of the variant."""
+        lengths, units, rows = reading
         self.driver, self.kv_heads, self.group = driver, kv_heads, group
         pair_bytes = 2 * HEAD_DIM * (1 if fmt.startswith('i8') else 2)
-        self.bytes = sum(sum(lengths) for lengths, _, _ in groups) * pair_bytes
+        self.bytes = sum(lengths) * pair_bytes
         self.layers = max(1, math.ceil(COLD_BYTES / self.bytes))
         self.launches = []
         for _ in range(self.layers):
-            layer = []
-            for lengths, units, rows in groups:
-                pool = Pool(fmt, lengths, HEAD_DIM, block_size)
-                for x in (pool.keys, pool.values):
-                    x.random_(-127, 128) if x.dtype == torch.int8 else x.normal_()
-                for x in (pool.key_largest, pool.value_largest):
-                    if x is not None:
-                        x.fill_(2)
-                layer.append(Launch(driver, pool, units, rows, kv_heads, group))
-            self.launches.append(layer)
-        self.count = max(first + count for _, units, _ in groups for first, count, _ in units)
-        self.tables = [query_units(units, self.count, 2) for _, units, _ in groups]
+            pool = Pool(fmt, lengths, HEAD_DIM, block_size)
+            for x in (pool.keys, pool.values):
+                x.random_(-127, 128) if x.dtype == torch.int8 else x.normal_()
+            for x in (pool.key_largest, pool.value_largest):
+                if x is not None:
+                    x.fill_(2)
+            self.launches.append(Launch(driver, pool, units, rows, kv_heads, group))
+        self.count = max(first + count for first, count, _ in units)
+        self.table = query_units(units, self.count, 2)
         self.queries = torch.randn(self.count, kv_heads * group, HEAD_DIM,
                                    device=DEVICE).to(MODEL_TYPES[fmt])
         self.out = torch.empty_like(self.queries)
@@ -96,33 +94,28 @@ class Step:
         self.new = torch.randn(self.count, kv_heads, HEAD_DIM, device=DEVICE,
                                dtype=MODEL_TYPES[fmt])
         # The last units are those that grow.
-        grown = groups[-1][1][-self.count:]
-        first = len(groups[-1][1]) - len(grown)
+        grown = units[-self.count:]
+        first = len(units) - len(grown)
         self.tokens = torch.tensor([[first + i, 1] for i in range(len(grown))],
                                    dtype=torch.int32, device=DEVICE)
-        for layer in self.launches:
-            for launch in layer:
-                launch.plan()
+        for launch in self.launches:
+            launch.plan()
 
     def attend(self):
-        for layer in self.launches:
-            for launch in layer:
-                launch.attend(self.queries)
+        for launch in self.launches:
+            launch.attend(self.queries)
 
     def all(self):
         """append, attend and merge as a step has them: all but append begin early."""
-        for layer in self.launches:
-            last = layer[-1]
+        for launch in self.launches:
+            pool = launch.pool
             self.driver.launch(
-                f'append_{self.source}_{last.pool.fmt}_d{HEAD_DIM}',
+                f'append_{self.source}_{pool.fmt}_d{HEAD_DIM}',
                 (-(-self.count * self.kv_heads // 4),), 128,
-                [self.new, self.new, self.tokens, *last.pool.layout(), last.pool.table,
-                 last.pool.lengths, self.count, self.kv_heads, last.pool.max_blocks,
-                 last.pool.shift])
-            for launch in layer:
-                launch.attend(self.queries, early=True)
-            parts = [launch.parts(t) for launch, t in zip(layer, self.tables)] + [NO_PARTS]
-            merge(self.driver, self.out, *parts[:2], self.kv_heads, self.group)
+                [self.new, self.new, self.tokens, *pool.layout(), pool.table, pool.lengths,
+                 self.count, self.kv_heads, pool.max_blocks, pool.shift])
+            launch.attend(self.queries, early=True)
+            merge(self.driver, self.out, launch.parts(self.table), self.kv_heads, self.group)
 
     def report(self, label, copy):
         attend, both = (time_ms(f) / self.layers for f in (self.attend, self.all))
@@ -139,12 +132,12 @@ def bench_decode(driver, copy):
             for keep in (1, 0.3):
                 lengths = ragged(keep, requests * kv_heads)
                 units = [(q, 1, 0) for q in range(requests)]
-                Step(driver, 'f16', kv_heads, group, [(lengths, units, 16)]).report(
+                Step(driver, 'f16', kv_heads, group, (lengths, units, 16)).report(
                     f'decode {model} f16, {requests} x {CONTEXT} x {keep}', copy)
     for fmt, block_size in (('bf16', 64), ('i8c', 64), ('i8r', 64), ('f16', 16), ('f16', 32),
                             ('f16', 128), ('f16', 256)):
         lengths = ragged(0.3, 64)
-        Step(driver, fmt, 4, 7, [(lengths, [(q, 1, 0) for q in range(16)], 16)],
+        Step(driver, fmt, 4, 7, (lengths, [(q, 1, 0) for q in range(16)], 16),
              block_size).report(f'decode Qwen2.5-7B {fmt}, 16 x {CONTEXT} x 0.3, blocks of '
                                 f'{block_size}', copy)
 
@@ -154,14 +147,14 @@ def bench_shared(driver, copy):
         queries = 16
         tails = ([64] * queries * kv_heads, [(q, 1, 1) for q in range(queries)])
         apart = Step(driver, 'f16', kv_heads, group,
-                     [([CONTEXT] * queries * kv_heads + tails[0],
-                       [(q, 1, 0) for q in range(queries)] + tails[1], 16)])
+                     ([CONTEXT] * queries * kv_heads + tails[0],
+                      [(q, 1, 0) for q in range(queries)] + tails[1], 16))
         separate = apart.report(f'{model}, 16 queries on 16 contexts x 1.0, with tails', copy)
         del apart
         rows = next(r for r in (16, 64, 128) if r >= queries * group)
         for keep in (1, 0.3):
-            context = (ragged(keep, kv_heads), [(0, queries, 0)], rows)
-            shared = Step(driver, 'f16', kv_heads, group, [context, (*tails, 16)])
+            shared = Step(driver, 'f16', kv_heads, group,
+                          (ragged(keep, kv_heads) + tails[0], [(0, queries, 0)] + tails[1], rows))
             t = shared.report(f'{model}, 16 queries on one context x {keep}, with tails', copy)
             print(f'  {t / separate:.3f} of 16 contexts')
 

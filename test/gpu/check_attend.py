@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from attention import NO_PARTS, Launch, merge, query_units, reference
+from attention import (ENTRY_TILES, Launch, merge, pieces, query_units, reference)
 from paged import DEVICE, MODEL_TYPES, Pool, poisoned
 
 # ‖out − ref‖ / ‖ref‖. Weights and results are rounded to the model's type, by at most 2^-11 (f16)
@@ -25,6 +25,16 @@ def random_length(most):
     return random.choice(LENGTHS) if random.random() < 0.5 else random.randint(0, most)
 
 
+def run(driver, pool, units, queries, shape, grid=None):
+    """plan, attend and merge; `shape` is rows of the variant, KV heads and group."""
+    launch = Launch(driver, pool, units, *shape, grid)
+    launch.plan()
+    launch.attend(queries)
+    out = poisoned(*queries.shape, dtype=queries.dtype)
+    merge(driver, out, launch.parts(query_units(units, len(queries), 2)), *shape[1:])
+    return launch, out
+
+
 def check_one(driver, fmt, head_dim, rows, most):
     kv_heads = random.randint(1, 4)
     group = random.choice([g for g in (1, 2, 3, 4, 7, 8, 14) if g <= rows])
@@ -37,21 +47,11 @@ def check_one(driver, fmt, head_dim, rows, most):
     if random.random() < 0.5:  # a second unit for the same queries, as a tail is to its context
         units += [(first, count, 1) for first, count, _ in units]
     lengths = [random_length(most) for _ in units for _ in range(kv_heads)]
-    added = [min(lengths[u * kv_heads:(u + 1) * kv_heads] + [random.randint(0, 3)])
-             for u in range(len(units))]
     pool = Pool(fmt, lengths, head_dim, random.choice([16, 32, 64, 128, 256])).fill()
     q = torch.randn(queries, kv_heads * group, head_dim, device=DEVICE).to(MODEL_TYPES[fmt])
-    expected = reference(q, [(pool, units)], kv_heads, group)
-    launch = Launch(driver, pool, units, rows, kv_heads, group,
-                    random.choice([None, 1, 2, 7, 50]))
-    # plan adds each unit's new rows to its lengths.
-    new_tokens = torch.tensor(added, dtype=torch.int32, device=DEVICE)
-    pool.lengths -= new_tokens.repeat_interleave(kv_heads)
-    launch.plan(new_tokens)
-    assert pool.lengths.tolist() == lengths, 'plan must add new tokens to lengths'
-    launch.attend(q)
-    out = poisoned(*q.shape, dtype=q.dtype)
-    merge(driver, out, launch.parts(query_units(units, queries, 2)), NO_PARTS, kv_heads, group)
+    expected = reference(q, pool, units, kv_heads, group)
+    launch, out = run(driver, pool, units, q, (rows, kv_heads, group),
+                      random.choice([None, 1, 2, 7, 50]))
     e = error(out, expected)
     assert e < TOLERANCE[q.dtype], (
         f'{launch.name}: error {e:.2e}; kv_heads {kv_heads}, group {group}, units {units}, '
@@ -59,43 +59,52 @@ def check_one(driver, fmt, head_dim, rows, most):
     return e
 
 
-def check_shared_context(driver, fmt, tail_fmt, kv_heads, group, queries, most):
-    """Many queries on one context and a tail each: two launches, one merge."""
-    rows = next(r for r in (16, 64, 128) if r >= queries * group)
-    context_units = [(0, queries, 0)]
-    tail_units = [(q, 1, 1) for q in range(queries)]
-    context = Pool(fmt, [random_length(most) for _ in range(kv_heads)], 128, 64).fill()
-    lengths = [n for _ in range(queries) for n in [random.randint(1, 90)] * kv_heads]
-    tails = Pool(tail_fmt, lengths, 128, 16).fill()
-    q = torch.randn(queries, kv_heads * group, 128, device=DEVICE).to(MODEL_TYPES[fmt])
-    expected = reference(q, [(context, context_units), (tails, tail_units)], kv_heads, group)
-    first = Launch(driver, context, context_units, rows, kv_heads, group)
-    second = Launch(driver, tails, tail_units, 16, kv_heads, group)
-    out = poisoned(*q.shape, dtype=q.dtype)
-    for launch in (first, second):
-        launch.plan()
-        launch.attend(q)
-    merge(driver, out, first.parts(query_units(context_units, queries, 1)),
-          second.parts(query_units(tail_units, queries, 1)), kv_heads, group)
-    e = error(out, expected)
-    assert e < TOLERANCE[q.dtype], f'shared context {fmt}/{tail_fmt}: error {e:.2e}'
-    return e
+def check_company(driver, fmt, head_dim, most):
+    """A query's result has the same bits alone and in company, in every variant, for any grid."""
+    kv_heads, group = random.choice([(1, 1), (2, 7), (3, 3), (4, 4), (8, 4)])
+    counts = [random.randint(1, 16 // group) for _ in range(random.randint(2, 5))]
+    shared = [random_length(most) for _ in range(kv_heads)]
+    tails = [random_length(200) for _ in counts for _ in range(kv_heads)]
+    pool = Pool(fmt, shared + tails, head_dim, 32).fill()
+    # All read one context, and each its own tail, as requests do.
+    total = sum(counts)
+    firsts = [sum(counts[:i]) for i in range(len(counts))]
+    units = [(0, total, 0)] + [(f, n, 1) for f, n in zip(firsts, counts)]
+    q = torch.randn(total, kv_heads * group, head_dim, device=DEVICE).to(MODEL_TYPES[fmt])
+    together = {}
+    for rows in (16, 64, 128):
+        if total * group <= rows:
+            for grid in (None, 3):
+                together[rows, grid] = run(driver, pool, units, q, (rows, kv_heads, group), grid)[1]
+    for i, (first, count) in enumerate(zip(firsts, counts)):
+        mine = pool.part([0, 1 + i], kv_heads)
+        alone_units = [(0, count, 0), (0, count, 1)]
+        for rows in (16, 64, 128):
+            alone = run(driver, mine, alone_units, q[first:first + count].contiguous(),
+                        (rows, kv_heads, group), random.choice([None, 1, 5]))[1]
+            for key, out in together.items():
+                assert torch.equal(alone, out[first:first + count]), (
+                    f'{fmt} d{head_dim}: alone in r{rows} and in company in r{key[0]} differ; '
+                    f'kv_heads {kv_heads}, group {group}, lengths {shared}, {tails}')
 
 
 def check_plan(driver):
     """Many sequences and layers: more than one round of the thread block."""
-    layers, units, kv_heads = 3, 211, 4
-    sequences = units * kv_heads
-    lengths = torch.randint(0, 500, (layers, sequences), dtype=torch.int32, device=DEVICE)
+    layers, count, kv_heads, group = 3, 211, 4, 3
+    sequences = count * kv_heads
+    lengths = torch.randint(0, 30000, (layers, sequences), dtype=torch.int32, device=DEVICE)
     lengths[:, ::5] = 0
-    added = torch.randint(0, 4, (units,), dtype=torch.int32, device=DEVICE)
-    expected = lengths + added.repeat_interleave(kv_heads)
-    starts = torch.full((layers, sequences + 1), -1, dtype=torch.int32, device=DEVICE)
-    driver.launch('plan', (layers,), 256, [lengths, added, starts, sequences, kv_heads, 64])
-    assert torch.equal(lengths, expected)
-    # A sequence that is not empty takes the room of three more tiles.
-    sums = torch.cumsum((expected + 63) // 64 + 3 * (expected > 0), 1).int()
-    assert torch.equal(starts[:, 1:], sums) and (starts[:, 0] == 0).all()
+    units = torch.randint(0, 4, (count, 4), dtype=torch.int32, device=DEVICE)
+    starts = torch.full((layers, sequences + 1, 2), -1, dtype=torch.int32, device=DEVICE)
+    driver.launch('plan', (layers,), 256, [lengths, units, starts, sequences, kv_heads, group, 64])
+    for layer in range(layers):
+        place = part = 0
+        for s, length in enumerate(lengths[layer].tolist()):
+            assert starts[layer, s].tolist() == [place, part], f'sequence {s} of layer {layer}'
+            _, tiles, parts = pieces(length, 'f16', kv_heads)
+            place += tiles + parts * ENTRY_TILES
+            part += parts * int(units[s // kv_heads, 1]) * group
+        assert starts[layer, sequences].tolist() == [place, part]
 
 
 def check_far_blocks(driver):
@@ -103,25 +112,16 @@ def check_far_blocks(driver):
     lengths, units = [700, 65], [(0, 3, 1)]
     pool = Pool('f16', lengths, 128, 64, spare_blocks=400_000).fill()
     q = torch.randn(3, 10, 128, device=DEVICE).half()
-    launch = Launch(driver, pool, units, 16, 2, 5)
-    launch.plan()
-    launch.attend(q)
-    out = poisoned(*q.shape, dtype=q.dtype)
-    merge(driver, out, launch.parts(query_units(units, 3, 1)), NO_PARTS, 2, 5)
-    e = error(out, reference(q, [(pool, units)], 2, 5))
+    _, out = run(driver, pool, units, q, (16, 2, 5))
+    e = error(out, reference(q, pool, units, 2, 5))
     assert e < TOLERANCE[q.dtype], f'far blocks: error {e:.2e}'
 
 
 def check_no_rows(driver):
     """Nothing to read at all: zeros."""
     pool = Pool('f16', [0, 0], 64, 16)
-    launch = Launch(driver, pool, [(0, 2, 0)], 16, 2, 3)
-    launch.plan()
     q = torch.randn(2, 6, 64, device=DEVICE).half()
-    launch.attend(q)
-    out = poisoned(*q.shape, dtype=q.dtype)
-    merge(driver, out, launch.parts(query_units([(0, 2, 0)], 2, 1)), NO_PARTS, 2, 3)
-    assert (out == 0).all()
+    assert (run(driver, pool, [(0, 2, 0)], q, (16, 2, 3))[1] == 0).all()
 
 
 def check(driver, trials, is_small):
@@ -138,8 +138,6 @@ def check(driver, trials, is_small):
                 for _ in range(trials):
                     e = check_one(driver, fmt, head_dim, rows, most)
                     worst[fmt] = max(worst.get(fmt, 0), e)
-    for fmt, tail in (('f16', 'f16'), ('bf16', 'bf16'), ('i8c', 'f16'), ('i8r', 'f16')):
-        for kv_heads, group, queries in ((4, 7, 16), (8, 4, 5), (3, 3, 16), (1, 1, 1)):
-            e = check_shared_context(driver, fmt, tail, kv_heads, group, queries, 2 * most)
-            worst[f'shared {fmt}'] = max(worst.get(f'shared {fmt}', 0), e)
+            for _ in range(trials):
+                check_company(driver, fmt, head_dim, 10 * most)
     return worst

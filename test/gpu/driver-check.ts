@@ -148,14 +148,14 @@ function checkFailedCapture(gpu: Gpu): undefined {
 /** What a launch costs this thread: for information, not judged. */
 function measureLaunch(gpu: Gpu): string {
   const scratch = new Scratch(gpu);
-  const [lengths, tileStarts] = [scratch.room(32, 0), scratch.room(64, 0)];
-  const sizes = { layers: 1, sequences: 8, kvHeads: 4, format: 'f16' } as const;
+  const [lengths, units, starts] = [scratch.room(32, 0), scratch.room(32, 0), scratch.room(72, 0)];
+  const sizes = { layers: 1, sequences: 8, kvHeads: 4, group: 3, format: 'f16' } as const;
   const launches = 500;
   const run = (): number => {
     gpu.stream.synchronize();
     const start = performance.now();
     for (let i = 0; i < launches; i++) {
-      gpu.kernels.plan(gpu.stream, { ...sizes, lengths, tileStarts });
+      gpu.kernels.plan(gpu.stream, { ...sizes, lengths, units, starts });
     }
     return (performance.now() - start) / launches;
   };

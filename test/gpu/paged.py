@@ -91,6 +91,17 @@ class Pool:
             x = x * scales[s].double()
         return x
 
+    def part(self, units, kv_heads):
+        """Some units' sequences as a pool of their own, over the same memory."""
+        chosen = [u * kv_heads + h for u in units for h in range(kv_heads)]
+        part = object.__new__(Pool)
+        part.__dict__.update(self.__dict__)
+        part.lengths, part.table = self.lengths[chosen].clone(), self.table[chosen].contiguous()
+        if self.key_scales is not None:
+            part.key_scales = self.key_scales[chosen].contiguous()
+            part.value_scales = self.value_scales[chosen].contiguous()
+        return part
+
     def layout(self):
         """The arguments keys … valueScales of the kernels."""
         return [self.keys, self.values, self.key_largest, self.value_largest, self.key_scales,

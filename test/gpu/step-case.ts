@@ -15,19 +15,13 @@ import {
   type StoredRow,
 } from './numbers.ts';
 
-/** A run of units that one launch of attend reads. */
-export interface LaunchGroup {
-  readonly firstUnit: number;
-  readonly unitCount: number;
-  readonly rows: AttendRows;
-}
-
 /** What differs from case to case; `staged` is left out where no kernel loads the format. */
 export interface StepFormats {
   readonly format: PoolFormat;
   readonly staged?: StagedFormat;
   readonly headDim: HeadDim;
-  readonly groups: readonly LaunchGroup[];
+  /** The variant of attend. */
+  readonly rows: AttendRows;
 }
 
 export const kvHeads = 2;
@@ -53,7 +47,7 @@ export const tokens = [
   [-1, 0],
 ] as const;
 
-export const lengthsBefore: readonly number[] = units.flatMap(({ before }) => [...before]);
+const lengthsBefore: readonly number[] = units.flatMap(({ before }) => [...before]);
 export const lengthsAfter: readonly number[] = units.flatMap(({ before, added }) =>
   before.map((length) => length + added),
 );

@@ -3,23 +3,20 @@ import type { Random } from '../../src/core/random.ts';
 import {
   elementBytes,
   modelTypeOf,
-  partialBytes,
+  partBytes,
   type BlockTable,
   type PagedPool,
 } from '../../src/runtime/cuda/kernel-shapes.ts';
-import type { Parts } from '../../src/runtime/cuda/attention-kernels.ts';
 import { fromBits } from './numbers.ts';
 import type { Gpu, Scratch } from './scratch.ts';
 import {
   group,
   kvHeads,
   lengthsAfter,
-  lengthsBefore,
   queryCount,
   queryHeads,
   tokens,
   units,
-  type LaunchGroup,
   type StepCase,
 } from './step-case.ts';
 
@@ -37,8 +34,7 @@ export interface StepMemory {
   readonly pieces: Int32Array;
   readonly out: bigint;
   readonly outBytes: number;
-  readonly lengths: bigint;
-  /** Puts one step into the stream; it begins with the lengths before it, so it may be repeated. */
+  /** Puts one step into the stream; it writes the same rows again when it is repeated. */
   readonly enqueue: () => void;
 }
 
@@ -126,14 +122,17 @@ function makePool(
 interface StepAddresses {
   readonly pool: PagedPool;
   readonly table: BlockTable;
-  readonly before: bigint;
   readonly lengths: bigint;
   readonly newKeys: bigint;
   readonly newValues: bigint;
   readonly tokens: bigint;
   readonly queries: bigint;
   readonly out: bigint;
-  readonly launches: readonly ReturnType<typeof prepareGroup>[];
+  readonly starts: bigint;
+  readonly units: bigint;
+  readonly partials: bigint;
+  readonly stats: bigint;
+  readonly queryUnits: bigint;
 }
 
 /** Lays a case out on the device and says how its step runs. */
@@ -145,112 +144,61 @@ export function prepareStep(
 ): StepMemory {
   const table = makeTable(random);
   const outBytes = queryCount * queryHeads * step.headDim * 2;
+  const parts = partBytes({ ...step, queries: queryCount, unitsPerQuery, kvHeads, group });
+  const listed = units.flatMap(({ first, count, causal }) => [first, count, causal, 0]);
   const addresses: StepAddresses = {
     pool: makePool(step, scratch, table),
     table: { address: scratch.upload(table.entries), maxBlocks: table.maxBlocks },
-    before: scratch.upload(Int32Array.from(lengthsBefore)),
-    lengths: scratch.room(lengthBytes),
+    lengths: scratch.upload(Int32Array.from(lengthsAfter)),
     newKeys: scratch.upload(step.newKeys.bits),
     newValues: scratch.upload(step.newValues.bits),
     tokens: scratch.upload(Int32Array.from(tokens.flat())),
     queries: scratch.upload(step.queries.bits),
     out: scratch.room(outBytes),
-    launches: step.groups.map((one) => prepareGroup(gpu, scratch, step, one)),
+    starts: scratch.room((sequences + 1) * 8),
+    units: scratch.upload(Int32Array.from(listed)),
+    partials: scratch.room(parts.partials),
+    stats: scratch.room(parts.stats),
+    queryUnits: scratch.upload(readers()),
   };
+  const grid = gpu.kernels.attendGrid(step);
+  assert(grid > 0, `attend has resident blocks, not ${grid}`);
   const enqueue = (): void => {
-    enqueueStep(gpu, step, addresses);
+    enqueueStep(gpu, step, { ...addresses, grid });
   };
   return { ...addresses, ...makeStaging(step), outBytes, enqueue };
 }
 
-const lengthBytes = lengthsBefore.length * 4;
+const sequences = lengthsAfter.length;
+const unitsPerQuery = 2;
 
-/** Where the part of a group's units begins, in an array with so many bytes a sequence. */
-function partOf(one: LaunchGroup, address: bigint, bytes: number): bigint {
-  return address + BigInt(one.firstUnit * kvHeads * bytes);
+/** The units that each query reads. */
+function readers(): Int32Array {
+  const all = Array.from({ length: queryCount }, (_, query) => {
+    const read = units.flatMap(({ first, count }, i) =>
+      query >= first && query < first + count ? [i] : [],
+    );
+    return Array.from({ length: unitsPerQuery }, (_, i) => read[i] ?? -1);
+  });
+  return Int32Array.from(all.flat());
 }
 
-function enqueueStep(gpu: Gpu, step: StepCase, a: StepAddresses): void {
+function enqueueStep(gpu: Gpu, step: StepCase, a: StepAddresses & { readonly grid: number }): void {
   const { stream, kernels } = gpu;
-  const { format, headDim } = step;
-  const { pool, table, lengths, launches } = a;
-  stream.copyOnDevice({ target: lengths, source: a.before, sizeBytes: lengthBytes });
-  for (const { one, parts, newTokens } of launches) {
-    const { tileStarts, sequences } = parts;
-    const own = { lengths: partOf(one, lengths, 4), newTokens, tileStarts, sequences };
-    kernels.plan(stream, { ...own, layers: 1, kvHeads, format });
-  }
+  const { format, headDim, rows } = step;
+  const shape = { sequences, kvHeads, group };
+  kernels.plan(stream, { ...a, ...shape, layers: 1, format });
   kernels.append(stream, { ...a, kvHeads, tokenCount: tokens.length });
-  for (const { one, parts } of launches) {
-    const { keyScales, valueScales } = pool;
-    const areScaled = keyScales !== undefined && valueScales !== undefined;
-    const scales = areScaled && {
-      keyScales: partOf(one, keyScales, headDim * 4),
-      valueScales: partOf(one, valueScales, headDim * 4),
-    };
-    kernels.attend(stream, {
-      ...parts,
-      pool: { ...pool, ...scales },
-      table: { ...table, address: partOf(one, table.address, table.maxBlocks * 4) },
-      lengths: partOf(one, lengths, 4),
-      queries: a.queries,
-      kvHeads,
-      group,
-      early: true,
-    });
-  }
-  const [first, second] = launches;
-  assert(first !== undefined, 'there is a launch');
+  kernels.attend(stream, { ...a, ...shape, rows, early: true });
   kernels.merge(stream, {
+    ...a,
+    ...shape,
     type: modelTypeOf(format),
     headDim,
-    out: a.out,
     queries: queryCount,
-    kvHeads,
-    group,
-    first: first.parts,
-    ...(second !== undefined && { second: second.parts }),
+    unitsPerQuery,
     early: true,
   });
-}
-
-/** What one launch of attend has for itself. */
-function prepareGroup(
-  gpu: Gpu,
-  scratch: Scratch,
-  step: StepCase,
-  one: LaunchGroup,
-): { readonly one: LaunchGroup; readonly parts: Parts; readonly newTokens: bigint } {
-  const { format, headDim } = step;
-  const { rows } = one;
-  const own = units.slice(one.firstUnit, one.firstUnit + one.unitCount);
-  const sequences = own.length * kvHeads;
-  const grid = gpu.kernels.attendGrid({ format, headDim, rows });
-  assert(grid > 0, `attend has resident blocks, not ${grid}`);
-  const bytes = partialBytes({ grid, sequences, rows, headDim });
-  const readers = Array.from({ length: queryCount }, (_, query) =>
-    own.flatMap(({ first, count }, i) => (query >= first && query < first + count ? [i] : [])),
-  );
-  const unitsPerQuery = readers.every(({ length }) => length <= 1) ? 1 : 2;
-  const queryUnits = readers.flatMap((read) =>
-    Array.from({ length: unitsPerQuery }, (_, i) => read[i] ?? -1),
-  );
-  const listed = own.flatMap(({ first, count, causal }) => [first, count, causal, 0]);
-  return {
-    one,
-    newTokens: scratch.upload(Int32Array.from(own, ({ added }) => added)),
-    parts: {
-      partials: scratch.room(bytes.partials),
-      stats: scratch.room(bytes.stats),
-      tileStarts: scratch.room((sequences + 1) * 4),
-      units: scratch.upload(Int32Array.from(listed)),
-      queryUnits: scratch.upload(Int32Array.from(queryUnits)),
-      unitsPerQuery,
-      sequences,
-      grid,
-      rows,
-    },
-  };
 }
 
 /** The results that the device has. */

@@ -53,7 +53,7 @@ function checkCrowd({ cuda, contexts, ids }: TailChecks): void {
     few,
     [0, 33, 69].map((i) => together[i] ?? []),
   );
-  check('70 answers together, as alone', same > 0.9, `${(100 * same).toFixed(1)} %`);
+  check('70 answers together, as alone', same === 1, `${(100 * same).toFixed(1)} %`);
 }
 
 /** A conversation that is parked in between goes on as one that is not; a cut one as before. */

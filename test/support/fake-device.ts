@@ -29,7 +29,6 @@ export class FakeDevice {
 
   readonly clock = { nowMs: () => this.#nowMs, monotonicMs: () => this.#nowMs };
   readonly runtime = {
-    beginsTogether: true,
     forward: (slots: readonly ForwardSlot[]): readonly Logits[] => {
       if (this.error !== undefined) throw this.error;
       this.done.push(slots.map(({ ids }) => ids.length));

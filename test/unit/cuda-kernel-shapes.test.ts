@@ -8,8 +8,7 @@ import {
   elementBytes,
   headDims,
   modelTypeOf,
-  partialBytes,
-  partialSlots,
+  partBytes,
   poolFormats,
   tileKeys,
 } from '../../src/runtime/cuda/kernel-shapes.ts';
@@ -42,18 +41,16 @@ describe('the shapes of kernels', () => {
     expect([1, 16, 17, 64, 65, 128].map(attendRows)).toEqual([16, 16, 64, 64, 128, 128]);
     expect(() => attendRows(129)).toThrow(/1 to 128/);
     expect(() => attendRows(0)).toThrow(/1 to 128/);
-    expect(attendRowCounts.map(attendThreads)).toEqual([128, 256, 256]);
+    expect(attendRowCounts.map(attendThreads)).toEqual([128, 128, 256]);
     expect(poolFormats.map(tileKeys)).toEqual([64, 64, 128, 128]);
     expect(poolFormats.map(elementBytes)).toEqual([2, 2, 1, 1]);
     expect(poolFormats.map(modelTypeOf)).toEqual(['f16', 'bf16', 'f16', 'f16']);
   });
 
   it('say how large parts are', () => {
-    const launch = { grid: 264, sequences: 8, rows: 16, headDim: 128 } as const;
-    expect(partialSlots(launch)).toBe(272);
-    expect(partialBytes(launch)).toEqual({
-      partials: 272 * 16 * 128 * 4,
-      stats: 272 * 16 * 2 * 4,
-    });
+    // Of 256 pieces for three heads each has 86 at most.
+    const launch = { queries: 5, unitsPerQuery: 2, kvHeads: 3, group: 7, headDim: 128 } as const;
+    const rows = 5 * 2 * 7 * 3 * 86;
+    expect(partBytes(launch)).toEqual({ partials: rows * 128 * 4, stats: rows * 2 * 4 });
   });
 });

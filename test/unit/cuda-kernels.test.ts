@@ -28,7 +28,7 @@ const at = {
   valueScales: 1006n,
   table: 1007n,
   lengths: 1008n,
-  tileStarts: 1009n,
+  starts: 1009n,
   units: 1010n,
   partials: 1011n,
   stats: 1012n,
@@ -36,7 +36,6 @@ const at = {
   newKeys: 1014n,
   newValues: 1015n,
   tokens: 1016n,
-  newTokens: 1017n,
   out: 1018n,
   queryUnits: 1019n,
   cachedKeys: 1020n,
@@ -115,21 +114,12 @@ const variants = poolFormats.flatMap((format) =>
 
 describe('kernels of attention', () => {
   it.each(poolFormats)('plan with the tiles of %s', (format) => {
-    const options = { layers: 3, sequences: 8, kvHeads: 4, format };
-    const [whole, first] = launched((kernels) => {
-      const { lengths, newTokens, tileStarts } = at;
-      kernels.plan(stream, { ...options, lengths, newTokens, tileStarts });
-      kernels.plan(stream, { ...options, lengths, tileStarts });
+    const shape = { sequences: 8, kvHeads: 4, group: 7 };
+    const [launch] = launched((kernels) => {
+      kernels.plan(stream, { ...at, ...shape, layers: 3, format });
     });
-    const values = {
-      ...at,
-      sequences: 8,
-      kvHeads: 4,
-      tileKeys: format.startsWith('i8') ? 128 : 64,
-    };
-    check(whole, 'plan', values);
-    check(first, 'plan', { ...values, newTokens: 0n });
-    expect(whole).toMatchObject({ grid: 3, threads: 256 });
+    check(launch, 'plan', { ...at, ...shape, tileKeys: format.startsWith('i8') ? 128 : 64 });
+    expect(launch).toMatchObject({ grid: 3, threads: 256 });
   });
 
   it.each(variants)('attend: $format, $headDim, $rows', ({ format, headDim, rows }) => {
@@ -161,7 +151,7 @@ describe('kernels of attention', () => {
       blockShift: 6,
       scaleLog2: { float: Math.LOG2E / Math.sqrt(headDim) },
     });
-    const threads = rows === 16 ? 128 : 256;
+    const threads = rows === 128 ? 256 : 128;
     expect(launcher.launches[0]).toMatchObject({ grid: 264, threads, sharedBytes, early: true });
     expect(launcher.asked).toEqual([{ name, threads, sharedBytes }]);
   });
@@ -182,41 +172,19 @@ describe('kernels of attention', () => {
     }
   });
 
-  it('merge: the parts of one launch or two', () => {
+  it('merge: parts to results', () => {
     for (const type of modelTypes) {
       for (const headDim of headDims) {
-        const first = { ...at, unitsPerQuery: 2, sequences: 8, grid: 100, rows: 64 } as const;
-        const second = {
-          partials: 2001n,
-          stats: 2002n,
-          tileStarts: 2003n,
-          units: 2004n,
-          queryUnits: 2005n,
-          unitsPerQuery: 1,
-          sequences: 9,
-          grid: 101,
-          rows: 16,
-        } as const;
-        const options = { type, headDim, out: at.out, queries: 6, kvHeads: 4, group: 7, first };
-        const [one, two, none] = launched((kernels) => {
+        const shape = { unitsPerQuery: 2, kvHeads: 4, group: 7 } as const;
+        const options = { ...at, ...shape, type, headDim, queries: 6 };
+        const [launch, early, none] = launched((kernels) => {
           kernels.merge(stream, options);
-          kernels.merge(stream, { ...options, second, early: true });
+          kernels.merge(stream, { ...options, early: true });
           kernels.merge(stream, { ...options, queries: 0 });
         });
-        const numbered = Object.fromEntries(
-          Object.entries(second).map(([name, value]) => [`${name}2`, value]),
-        );
-        const absent = Object.fromEntries(
-          Object.entries(second).map(([name, value]) => [
-            `${name}2`,
-            typeof value === 'bigint' ? 0n : 0,
-          ]),
-        );
-        const values = { ...first, kvHeads: 4, group: 7 };
-        check(one, `merge_${type}_d${headDim}`, { ...values, ...absent });
-        check(two, `merge_${type}_d${headDim}`, { ...values, ...numbered });
-        expect(one).toMatchObject({ grid: [6, 28], threads: 256, early: false });
-        expect(two).toMatchObject({ early: true });
+        check(launch, `merge_${type}_d${headDim}`, { ...at, ...shape });
+        expect(launch).toMatchObject({ grid: [6, 28], threads: 256, early: false });
+        expect(early).toMatchObject({ early: true });
         expect(none).toBeUndefined();
       }
     }

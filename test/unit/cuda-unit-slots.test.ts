@@ -119,37 +119,6 @@ describe('units in the tables', () => {
     expect(copied()).toBe(200);
   });
 
-  it('of questions, or of one slot alone, are in order, whoever was there before', () => {
-    const { slots, copied, expectTables } = open();
-    const context = unit(3);
-    const tail = (owner = {}, number = 0): Unit => ({
-      ...unit(1, { owner, number }),
-      isCausal: true,
-    });
-    for (let question = 0; question < 3 * mostUnits; question++) {
-      const asked = [tail(), context];
-      const places = slots.place(asked);
-      expect(places[0]).toBeLessThan(places[1] ?? 0);
-      expectTables(asked, places);
-      copied();
-      // Its steps find it there.
-      expect(slots.place(asked)).toEqual(places);
-      expect(copied()).toBe(0);
-    }
-    const [other, another] = [tail(), tail()];
-    const step = [other, another, context];
-    const kept = slots.place(step);
-    const questions = [tail(), { ...tail(), queries: 2 }];
-    const inOrder = slots.place([...questions, context]);
-    expect(inOrder).toEqual(inOrder.toSorted((a, b) => a - b));
-    expect(slots.place(step).slice(0, 2)).toEqual(kept.slice(0, 2));
-    const owner = {};
-    const long = Array.from({ length: 20 }, (_, number) => tail(owner, number));
-    const places = slots.place([...long, context]);
-    expect(places).toEqual(places.toSorted((a, b) => a - b));
-    expectTables([...long, context], places);
-  });
-
   it('have places beside those of another call of the same step', () => {
     const { slots, copied, expectTables } = open(2 * mostUnits);
     const calls = [0, 1].map(() => Array.from({ length: mostUnits }, () => unit(1)));

@@ -249,16 +249,6 @@ describe('pieces of other work', () => {
     expect(done).toEqual(['load 1', 'load 2', 'ingest 1', 'ingest 2']);
   });
 
-  it('begin one by one where results would depend on the others', async () => {
-    const { device, scheduler } = openScheduler();
-    device.runtime.beginsTogether = false;
-    const come = (question: number) => answer(scheduler, { question, steps: 2 });
-    await Promise.all([4, 5].map(come));
-    const questions = device.done.filter((call) => call !== 'piece' && call[0] !== 1);
-    expect(questions).toEqual([[4], [5]]);
-    expect(device.done).toContainEqual([1, 1]);
-  });
-
   it('let all questions that came together begin together', async () => {
     const { device, scheduler } = openScheduler();
     const come = (question: number) => async (): Promise<void> => {

@@ -4,7 +4,6 @@ import {
   attendThreads,
   blockShift,
   modelTypeOf,
-  nothing,
   poolAddresses,
   scaleLog2,
   tileKeys,
@@ -17,19 +16,19 @@ import {
   type PagedPool,
   type PoolFormat,
 } from './kernel-shapes.ts';
-import type { KernelArgument } from './launch-buffer.ts';
 
-/** A step's new rows are counted and its work is dealt out, for all layers. */
+/** A step's work is dealt out, for all layers. */
 export interface PlanOptions {
   readonly layers: number;
-  /** int32 `[layers, sequences]`, rows; in and out. */
+  /** int32 `[layers, sequences]`, rows. */
   readonly lengths: bigint;
-  /** int32 `[sequences / kvHeads]`: rows that the step appends to each unit; none by default. */
-  readonly newTokens?: bigint;
-  /** int32 `[layers, sequences + 1]`, out. */
-  readonly tileStarts: bigint;
+  /** int32 `[sequences / kvHeads, 4]`, as `attend` takes them. */
+  readonly units: bigint;
+  /** int32 `[layers, sequences + 1, 2]`, out. */
+  readonly starts: bigint;
   readonly sequences: number;
   readonly kvHeads: number;
+  readonly group: number;
   /** Of the pool that attend will read: it decides the size of tiles. */
   readonly format: PoolFormat;
 }
@@ -61,13 +60,13 @@ export interface AttendOptions {
   readonly queries: bigint;
   /** int32 `[sequences]`: rows; 0 is allowed. */
   readonly lengths: bigint;
-  /** int32 `[sequences + 1]`, this layer's from `plan`. */
-  readonly tileStarts: bigint;
+  /** int32 `[sequences + 1, 2]`, this layer's from `plan`. */
+  readonly starts: bigint;
   /** int32 `[sequences / kvHeads, 4]`: first query, queries, causal (0 or 1), unused. */
   readonly units: bigint;
-  /** f32 `[partialSlots, rows, headDim]`, out. */
+  /** f32 `[parts, headDim]`, out; `partBytes` says how large. */
   readonly partials: bigint;
-  /** f32 `[partialSlots, rows, 2]`, out. */
+  /** f32 `[parts, 2]`, out. */
   readonly stats: bigint;
   readonly sequences: number;
   readonly kvHeads: number;
@@ -78,28 +77,14 @@ export interface AttendOptions {
   /** Thread blocks: `attendGrid`, or fewer. */
   readonly grid: number;
   /**
-   * Begin while the kernel ahead still runs. Only if table, lengths, tileStarts and units were
+   * Begin while the kernel ahead still runs. Only if table, lengths, starts and units were
    * complete before that one began: behind `append`, or another `attend`, but never right behind
    * `plan`. False by default.
    */
   readonly early?: boolean;
 }
 
-/** The parts of one launch of attend: what it was given, and who reads which unit. */
-export interface Parts {
-  readonly partials: bigint;
-  readonly stats: bigint;
-  readonly tileStarts: bigint;
-  readonly units: bigint;
-  /** int32 `[queries, unitsPerQuery]`: the units that each query reads, −1 for none. */
-  readonly queryUnits: bigint;
-  readonly unitsPerQuery: 1 | 2;
-  readonly sequences: number;
-  readonly grid: number;
-  readonly rows: AttendRows;
-}
-
-/** Parts become results. */
+/** Parts become results; `partials`, `stats`, `starts` and `units` as `attend` was given them. */
 export interface MergeOptions {
   readonly type: ModelType;
   readonly headDim: HeadDim;
@@ -108,9 +93,13 @@ export interface MergeOptions {
   readonly queries: number;
   readonly kvHeads: number;
   readonly group: number;
-  readonly first: Parts;
-  /** Of a second launch of attend over the same queries, if there was one. */
-  readonly second?: Parts;
+  readonly partials: bigint;
+  readonly stats: bigint;
+  readonly starts: bigint;
+  readonly units: bigint;
+  /** int32 `[queries, unitsPerQuery]`: the units that each query reads, −1 for none. */
+  readonly queryUnits: bigint;
+  readonly unitsPerQuery: 1 | 2;
   /**
    * Begin while the `attend` ahead still runs; whatever is planned must have been complete before
    * that began. False by default.
@@ -128,26 +117,6 @@ export interface AttentionKernels {
   merge(stream: LaunchStream, options: MergeOptions): void;
 }
 
-const noParts: readonly KernelArgument[] = [
-  ...Array.from({ length: 5 }, () => nothing),
-  ...Array.from({ length: 4 }, () => 0),
-];
-
-function partsArguments(parts: Parts | undefined): readonly KernelArgument[] {
-  if (parts === undefined) return noParts;
-  return [
-    parts.partials,
-    parts.stats,
-    parts.tileStarts,
-    parts.units,
-    parts.queryUnits,
-    parts.unitsPerQuery,
-    parts.sequences,
-    parts.grid,
-    parts.rows,
-  ];
-}
-
 function attendName({ format, headDim, rows }: AttendVariant): string {
   return `attend_${format}_d${headDim}_r${rows}`;
 }
@@ -158,10 +127,11 @@ export function attentionKernels(launcher: KernelLauncher): AttentionKernels {
     plan: (stream, o) => {
       launcher.launch('plan', { stream, grid: o.layers, threads: 256 }, [
         o.lengths,
-        o.newTokens ?? nothing,
-        o.tileStarts,
+        o.units,
+        o.starts,
         o.sequences,
         o.kvHeads,
+        o.group,
         tileKeys(o.format),
       ]);
     },
@@ -201,7 +171,17 @@ export function attentionKernels(launcher: KernelLauncher): AttentionKernels {
       launcher.launch(
         `merge_${o.type}_d${o.headDim}`,
         { stream, grid: [o.queries, o.kvHeads * o.group], threads: 256, early: o.early ?? false },
-        [o.out, ...partsArguments(o.first), ...partsArguments(o.second), o.kvHeads, o.group],
+        [
+          o.out,
+          o.partials,
+          o.stats,
+          o.starts,
+          o.units,
+          o.queryUnits,
+          o.unitsPerQuery,
+          o.kvHeads,
+          o.group,
+        ],
       );
     },
   };
@@ -227,7 +207,7 @@ function launchAttend(launcher: KernelLauncher, stream: LaunchStream, o: AttendO
       ...scales,
       o.table.address,
       o.lengths,
-      o.tileStarts,
+      o.starts,
       o.units,
       o.partials,
       o.stats,

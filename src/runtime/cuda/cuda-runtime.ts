@@ -27,7 +27,7 @@ import type { HeadDim } from './kernel-shapes.ts';
 import { LayerSessions } from './layer-runner.ts';
 import { isDeviceLost } from './lost-device.ts';
 import { requireKernels } from './model-check.ts';
-import { QueryCalls, type CudaSlot, type LaunchStep } from './query-call.ts';
+import { QueryCalls, type CudaSlot, type LaunchCall } from './query-call.ts';
 import { RowTransfer } from './row-transfer.ts';
 import { CudaTail } from './tail.ts';
 import { DeviceWeights } from './weights.ts';
@@ -41,8 +41,8 @@ export interface CudaRuntimeOptions {
   readonly precision: DevicePrecision;
   /** Queries that may compute at once: default 32; more make a step of several calls. */
   readonly maxRunning?: number | undefined;
-  /** For measurements of a step by itself; by default it is launched once. */
-  readonly launchStep?: LaunchStep | undefined;
+  /** For measurements of a call by itself; by default it is launched once. */
+  readonly launchCall?: LaunchCall | undefined;
 }
 
 /** Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. */
@@ -78,7 +78,6 @@ class CudaRuntime implements Runtime {
   readonly config: ModelConfig;
   readonly layout: KvLayout;
   readonly memory = 'device';
-  readonly beginsTogether = false;
   readonly rowBytes: number;
   readonly sliceTokens = mostDenseTokens;
   readonly hostTier: CudaHostTier;
@@ -95,7 +94,7 @@ class CudaRuntime implements Runtime {
   #open = true;
 
   constructor(source: GraphSource, options: CudaRuntimeOptions) {
-    const { deviceIndex, poolBytes, precision, maxRunning = mostSlots, launchStep } = options;
+    const { deviceIndex, poolBytes, precision, maxRunning = mostSlots, launchCall } = options;
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
@@ -123,9 +122,7 @@ class CudaRuntime implements Runtime {
     };
     this.hostTier = new CudaHostTier(this.#caches, hostPoolBytes() * hostShare);
     this.#dense = new DenseCalls(computing);
-    // A context and a tail each: the calls of a step must not take each other's places.
-    const places = 2 * Math.max(mostSlots, maxRunning);
-    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, places, launchStep });
+    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, maxRunning, launchCall });
   }
 
   defaultPoolBytes(): number {

@@ -97,49 +97,38 @@ export function attendRows(rows: number): AttendRows {
   return found;
 }
 
-/**
- * Slots that attend leaves parts in: of `rows` rows each, `partials` has headDim float32 a row and
- * `stats` two.
- */
-export function partialSlots(launch: {
-  readonly grid: number;
-  readonly sequences: number;
-}): number {
-  return launch.grid + launch.sequences;
+/** Pieces that all KV heads of a unit are cut into at most, about: `native/paged.cuh`. */
+const mostPieces = 256;
+
+/** What a launch of attend is about. */
+export interface PartCount {
+  readonly queries: number;
+  /** Units that a query reads. */
+  readonly unitsPerQuery: number;
+  readonly kvHeads: number;
+  readonly group: number;
+  readonly headDim: HeadDim;
 }
 
-/** Bytes of a launch's `partials` and `stats`. */
-export function partialBytes(launch: {
-  readonly grid: number;
-  readonly sequences: number;
-  readonly rows: AttendRows;
-  readonly headDim: HeadDim;
-}): { readonly partials: number; readonly stats: number } {
-  const rows = partialSlots(launch) * launch.rows;
-  return { partials: rows * launch.headDim * 4, stats: rows * 2 * 4 };
+/** Bytes of a launch's `partials` and `stats`, were all sequences as long as any. */
+export function partBytes(count: PartCount): { readonly partials: number; readonly stats: number } {
+  const { queries, unitsPerQuery, kvHeads, group, headDim } = count;
+  const pieces = kvHeads * Math.ceil(mostPieces / kvHeads);
+  const rows = queries * unitsPerQuery * group * pieces;
+  return { partials: rows * headDim * 4, stats: rows * 2 * 4 };
 }
 
 /** Threads of a block of attend. */
 export function attendThreads(rows: AttendRows): 128 | 256 {
-  return rows === 16 ? 128 : 256;
+  return rows === 128 ? 256 : 128;
 }
 
-/** Dynamic shared memory of a block of attend, in bytes: three tiles and the warps' statistics. */
-export function attendSharedBytes(variant: AttendVariant): number {
-  const { format, headDim, rows } = variant;
-  return sharedBytes[format === 'i8r' ? 'rowScaled' : 'other'][headDim][rows];
+/** Dynamic shared memory of a block of attend, in bytes: three tiles, and what warps exchange. */
+export function attendSharedBytes({ format, headDim, rows }: AttendVariant): number {
+  const rowBytes = headDim * elementBytes(format) + (format === 'i8r' ? 2 : 0);
+  const keysAndValues = 2;
+  return 3 * keysAndValues * tileKeys(format) * rowBytes + (rows === 16 ? 256 : 0);
 }
-
-const sharedBytes = {
-  other: {
-    64: { 16: 49536, 64: 49664, 128: 49152 },
-    128: { 16: 98688, 64: 98816, 128: 98304 },
-  },
-  rowScaled: {
-    64: { 16: 51072, 64: 51200, 128: 50688 },
-    128: { 16: 100224, 64: 100352, 128: 99840 },
-  },
-} as const;
 
 /** log2(e) / sqrt(headDim): attention's scale, for exponentials of base 2. */
 export function scaleLog2(headDim: HeadDim): { readonly float: number } {

@@ -7,17 +7,11 @@ import type { ModelConfig } from '../../model/config.ts';
 import type { ForwardSlot, Logits } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { BlockPool } from './block-pool.ts';
-import { mostQueryTokens, mostSlots } from './calls.ts';
+import { isStep, mostSlots, questionTokens } from './calls.ts';
 import type { CudaContextView } from './context-cache.ts';
 import type { DeviceMemory, PinnedMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
-import {
-  attendRows,
-  partialBytes,
-  type AttendRows,
-  type HeadDim,
-  type ModelType,
-} from './kernel-shapes.ts';
+import { attendRows, partBytes, type AttendRows, type ModelType } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import { QueryInputs } from './query-inputs.ts';
 import type { CudaGraph, CudaStream } from './stream.ts';
@@ -41,31 +35,39 @@ export interface QueryCallOptions {
   readonly sessions: LayerSessions;
   readonly weights: DeviceWeights;
   readonly blocks: BlockPool;
-  /** Places for the tables of units: see `UnitSlotsOptions`. */
-  readonly places: number;
-  readonly launchStep?: LaunchStep | undefined;
+  /** Queries that may compute at once. */
+  readonly maxRunning: number;
+  readonly launchCall?: LaunchCall | undefined;
 }
 
-/** Puts a captured step, whose inputs are there, into the stream; once, or several times. */
-export type LaunchStep = (graph: CudaGraph, stream: CudaStream) => void;
+/** Puts a captured call, whose inputs are there, into the stream; once, or several times. */
+export type LaunchCall = (graph: CudaGraph, stream: CudaStream) => void;
 
-/**
- * Tokens that calls are padded to. Matrix products read all weights whatever the rows, so few sizes
- * cost little, and there are few shapes of steps to capture.
- */
-const sizes: readonly number[] = [16, 32, 64, 128, 256, mostQueryTokens];
+/** Rows of hidden states that the LM head's kernel reads its matrix once for. */
+const headRows = 16;
+
+/** Where a sequence begins: its place, and its first part. */
+const startBytes = 2 * Int32Array.BYTES_PER_ELEMENT;
 
 /** Calls whose logits are kept: a call's own, and the two after it. */
 const keptCalls = 3;
 
-/** What a captured step depends on, all else being in the inputs. */
+/**
+ * What a captured call depends on, all else being in the inputs. Every step has one number of
+ * tokens, and every question another, whatever there is to compute: a matrix product of other sizes
+ * may be another kernel, with sums in another order, and results must not depend on who else is
+ * computed. Up to some dozens of rows products take as long as reading the weights.
+ */
 interface Shape {
   readonly tokens: number;
+  /** Rows that go through the last feed-forward block. */
   readonly rows: number;
+  /** Rows that logits are computed of, each by itself. */
+  readonly logits: number;
   readonly variant: AttendRows;
 }
 
-interface Step {
+interface Captured {
   /** How often it was computed before it is captured: once finds all memory that it needs. */
   runs: number;
   graph: CudaGraph | undefined;
@@ -79,24 +81,28 @@ export class QueryCalls implements Closeable {
   readonly #runner: LayerRunner;
   readonly #arena: Arena;
   readonly #regions: Readonly<
-    Record<'tileStarts' | 'partials' | 'stats' | 'logits' | 'largest', Region>
+    Record<'starts' | 'partials' | 'stats' | 'logits' | 'largest', Region>
   >;
   /** Logits of the runs so far, in turn. */
   readonly #kept: DeviceMemory[] = [];
   readonly #largest: PinnedMemory;
   readonly #grids = new Map<AttendRows, number>();
-  readonly #steps = new Map<string, Step>();
+  readonly #captured = new Map<string, Captured>();
+  readonly #stepTokens: number;
   #calls = 0;
 
   /** @throws ReadonceError `out_of_memory` */
   constructor(options: QueryCallOptions) {
     this.#options = options;
-    const { gpu, layout, config, places } = options;
-    this.#inputs = new QueryInputs(gpu, layout, { mostTokens: mostQueryTokens, places });
-    this.#slots = new UnitSlots(gpu, { layout, places, onMove: () => this.#forgetSteps() });
+    const { gpu, layout, config, maxRunning } = options;
+    // A context and a tail each: the calls of a step must not take each other's places.
+    const places = 2 * Math.max(mostSlots, maxRunning);
+    this.#stepTokens = maxRunning <= mostSlots / 2 ? mostSlots / 2 : mostSlots;
+    this.#inputs = new QueryInputs(gpu, layout, { mostTokens: questionTokens, places });
+    this.#slots = new UnitSlots(gpu, { layout, places, onMove: () => this.#forgetCaptured() });
     this.#runner = new LayerRunner({
       ...options,
-      mostTokens: mostQueryTokens,
+      mostTokens: questionTokens,
       inputs: {
         input_ids: this.#inputs.address('ids'),
         position_ids: this.#inputs.address('positions'),
@@ -104,10 +110,15 @@ export class QueryCalls implements Closeable {
       },
     });
     const memory = new Layout();
-    const { partials, stats } = this.#partialBytes();
+    const { partials, stats } = partBytes({
+      ...layout,
+      queries: questionTokens,
+      unitsPerQuery: 2,
+      headDim: options.blocks.pool.headDim,
+    });
     const logitsBytes = mostSlots * config.vocabSize * Float32Array.BYTES_PER_ELEMENT;
     this.#regions = {
-      tileStarts: memory.add(layout.layers * (this.#slots.sequences + 1) * 4),
+      starts: memory.add(layout.layers * (this.#slots.sequences + 1) * startBytes),
       partials: memory.add(partials),
       stats: memory.add(stats),
       logits: memory.add(logitsBytes),
@@ -138,22 +149,22 @@ export class QueryCalls implements Closeable {
     for (const { tail, ids } of slots) tail.reserve(ids.length);
     const plan = planUnits(slots, this.#options.layout);
     const places = this.#slots.place(plan.units);
+    const areSteps = slots.every(isStep);
     const shape: Shape = {
-      tokens: sizeFor(plan.ofToken.length),
-      rows: sizeFor(slots.length),
+      tokens: areSteps ? this.#stepTokens : questionTokens,
+      rows: areSteps ? this.#stepTokens : mostSlots,
+      logits: Math.ceil(slots.length / headRows) * headRows,
       variant: attendRows(plan.mostRows),
     };
     this.#fill(slots, { plan, places }, shape);
-    const isStep = slots.every(({ ids }) => ids.length === 1);
-    if (isStep) this.#step(shape);
-    else this.#compute(shape);
+    this.#launch(shape);
     const logits = this.#takeLogits(slots.length);
     for (const { tail, ids } of slots) tail.append(ids.length);
     return logits;
   }
 
   close(): void {
-    this.#forgetSteps();
+    this.#forgetCaptured();
     this.#runner.close();
     this.#inputs.close();
     this.#slots.close();
@@ -181,38 +192,37 @@ export class QueryCalls implements Closeable {
     this.#inputs.fill(shape.tokens, { ids, positions, rows }, placed);
   }
 
-  /** A step is captured the second time, and replayed from then on. */
-  #step(shape: Shape): void {
-    const { stream } = this.#options.gpu;
-    const name = `${shape.tokens}.${shape.rows}.${shape.variant}`;
-    const step: Step = this.#steps.get(name) ?? { runs: 0, graph: undefined };
-    this.#steps.set(name, step);
-    if (step.runs++ === 0) {
+  /** A call of a shape is captured the second time, and replayed from then on. */
+  #launch(shape: Shape): void {
+    const { gpu, launchCall } = this.#options;
+    const name = `${shape.tokens}.${shape.rows}.${shape.logits}.${shape.variant}`;
+    const captured: Captured = this.#captured.get(name) ?? { runs: 0, graph: undefined };
+    this.#captured.set(name, captured);
+    if (captured.runs++ === 0) {
       this.#compute(shape);
       return;
     }
-    step.graph ??= stream.capture(() => this.#compute(shape));
-    const { launchStep } = this.#options;
-    if (launchStep === undefined) step.graph.launch(stream);
-    else launchStep(step.graph, stream);
+    captured.graph ??= gpu.stream.capture(() => this.#compute(shape));
+    if (launchCall === undefined) captured.graph.launch(gpu.stream);
+    else launchCall(captured.graph, gpu.stream);
   }
 
-  #forgetSteps(): void {
-    for (const { graph } of this.#steps.values()) graph?.close();
-    this.#steps.clear();
+  #forgetCaptured(): void {
+    for (const { graph } of this.#captured.values()) graph?.close();
+    this.#captured.clear();
   }
 
   /** Puts the call's kernels into the stream. */
   #compute(shape: Shape): void {
     const { gpu, config, layout, weights } = this.#options;
     const { kernels, stream } = gpu;
-    const { tokens, rows } = shape;
+    const { tokens, rows, logits: logitsRows } = shape;
     kernels.plan(stream, {
-      layers: layout.layers,
+      ...layout,
       lengths: this.#inputs.address('lengths'),
-      tileStarts: this.#arena.address(this.#regions.tileStarts),
+      units: this.#inputs.address('units'),
+      starts: this.#arena.address(this.#regions.starts),
       sequences: this.#slots.sequences,
-      kvHeads: layout.kvHeads,
       format: this.#options.blocks.pool.format,
     });
     this.#runner.begin(tokens);
@@ -228,12 +238,12 @@ export class QueryCalls implements Closeable {
       hidden: this.#runner.address('hidden'),
       matrix: weights.head,
       out: logits,
-      rows,
+      rows: logitsRows,
       inputs: config.hiddenSize,
       outputs,
     });
     const out = this.#arena.address(this.#regions.largest);
-    kernels.largest(stream, { logits, out, rows, outputs });
+    kernels.largest(stream, { logits, out, rows: logitsRows, outputs });
   }
 
   #attend(layer: number, { tokens, variant }: Shape): void {
@@ -255,14 +265,11 @@ export class QueryCalls implements Closeable {
       kvHeads,
     });
     const parts = {
-      tileStarts:
-        this.#arena.address(this.#regions.tileStarts) + BigInt(layer * (sequences + 1) * 4),
+      starts:
+        this.#arena.address(this.#regions.starts) + BigInt(layer * (sequences + 1) * startBytes),
       units: this.#inputs.address('units'),
       partials: this.#arena.address(this.#regions.partials),
       stats: this.#arena.address(this.#regions.stats),
-      sequences,
-      rows: variant,
-      grid: this.#grid(variant),
     };
     kernels.attend(stream, {
       ...parts,
@@ -270,8 +277,11 @@ export class QueryCalls implements Closeable {
       table,
       queries: this.#runner.address('query'),
       lengths,
+      sequences,
       kvHeads,
       group,
+      rows: variant,
+      grid: this.#grid(variant),
       early: true,
     });
     kernels.merge(stream, {
@@ -281,7 +291,9 @@ export class QueryCalls implements Closeable {
       queries: tokens,
       kvHeads,
       group,
-      first: { ...parts, queryUnits: this.#inputs.address('queryUnits'), unitsPerQuery: 2 },
+      ...parts,
+      queryUnits: this.#inputs.address('queryUnits'),
+      unitsPerQuery: 2,
       early: true,
     });
   }
@@ -313,23 +325,6 @@ export class QueryCalls implements Closeable {
       this.#grids.set(variant, grid);
     }
     return grid;
-  }
-
-  /** Of the variant that needs most. */
-  #partialBytes(): { readonly partials: number; readonly stats: number } {
-    const headDim: HeadDim = this.#options.blocks.pool.headDim;
-    const each = ([16, 64, 128] as const).map((rows) =>
-      partialBytes({
-        grid: this.#grid(rows),
-        sequences: this.#slots.sequences,
-        rows,
-        headDim,
-      }),
-    );
-    return {
-      partials: Math.max(...each.map(({ partials }) => partials)),
-      stats: Math.max(...each.map(({ stats }) => stats)),
-    };
   }
 
   #modelType(): ModelType {
@@ -365,11 +360,4 @@ class DeviceLogits implements Logits {
     this.#gpu.stream.synchronize();
     return values;
   }
-}
-
-function sizeFor(count: number): number {
-  return defined(
-    sizes.find((size) => size >= count),
-    `a size for ${count}`,
-  );
 }

@@ -31,9 +31,7 @@ const firstBlocks = 64;
  * The tables of the units that are computed together, `[layers, places · kvHeads, maxBlocks]` on
  * the device. A unit keeps its place from call to call, so that a step copies what has changed: the
  * tables of who joined, and of tails that got another block. Those who join take the places that
- * were not used for longest, so that a question between two steps leaves these theirs. Attention's
- * work is dealt out in the order of places: those of a question, or of a slot that is computed
- * alone, are in the order of the units, so that its results do not depend on who was there before.
+ * were not used for longest, so that a question between two steps leaves these theirs.
  */
 export class UnitSlots implements Closeable {
   readonly #gpu: KernelGpu;
@@ -99,13 +97,7 @@ export class UnitSlots implements Closeable {
       this.#slots.findIndex((slot) => slot?.owner === key.owner && slot.number === key.number),
     );
     for (const place of known) if (place !== -1) this.#lastCalls[place] = this.#calls;
-    const places = this.#withNewcomers(known);
-    if (isAscending(places) || !needsOrder(units)) return places;
-    for (const place of places) {
-      this.#slots[place] = undefined;
-      this.#lastCalls[place] = 0;
-    }
-    return this.#withNewcomers(units.map(() => -1));
+    return this.#withNewcomers(known);
   }
 
   /** Fills in the places of those who have none, -1, in ascending order. */
@@ -171,19 +163,4 @@ export class UnitSlots implements Closeable {
     this.#staging?.close();
     [this.#memory, this.#staging] = [undefined, undefined];
   }
-}
-
-function isAscending(places: readonly number[]): boolean {
-  return places.every((place, i) => i === 0 || place > (places[i - 1] as number));
-}
-
-/**
- * Whether results are to depend on nothing but what is computed: of a slot that is computed alone,
- * and of questions. Steps of several slots keep their tables where they are. (Tails are what
- * queries see up to themselves.)
- */
-function needsOrder(units: readonly Unit[]): boolean {
-  const tails = units.filter(({ isCausal }) => isCausal);
-  const owners = new Set(tails.map(({ key }) => key.owner));
-  return owners.size === 1 || tails.some(({ queries }) => queries > 1);
 }

@@ -49,7 +49,6 @@ class OrtCpuRuntime implements Runtime {
   readonly config: ModelConfig;
   readonly layout: KvLayout;
   readonly memory = 'host';
-  readonly beginsTogether = true;
   readonly rowBytes: number;
   /**
    * 256 keeps the attention logits (heads · slice · rows) of a 135M model over 8,192 rows under

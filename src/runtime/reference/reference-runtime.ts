@@ -53,7 +53,6 @@ export function createReferenceRuntime(
     config,
     layout,
     memory: 'host',
-    beginsTogether: true,
     // Of a context's rows. Tails are float64.
     rowBytes: pairBytes(layout, 1, Float32Array.BYTES_PER_ELEMENT),
     sliceTokens: 256,

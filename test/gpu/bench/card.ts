@@ -8,7 +8,7 @@ import { blocksOf, CudaContextCache } from '../../../src/runtime/cuda/context-ca
 import type { CudaDevice, DeviceMemory } from '../../../src/runtime/cuda/device.ts';
 import { Gpu } from '../../../src/runtime/cuda/gpu.ts';
 import type { HeadDim } from '../../../src/runtime/cuda/kernel-shapes.ts';
-import type { LaunchStep } from '../../../src/runtime/cuda/query-call.ts';
+import type { LaunchCall } from '../../../src/runtime/cuda/query-call.ts';
 import { RowTransfer } from '../../../src/runtime/cuda/row-transfer.ts';
 import type { ContextCache } from '../../../src/runtime/runtime.ts';
 import type { Rates } from './bench.ts';
@@ -218,7 +218,7 @@ const stepRepeats = 8;
 export class StepTimer {
   #times: number[] | undefined;
 
-  readonly launch: LaunchStep = (graph, stream) => {
+  readonly launch: LaunchCall = (graph, stream) => {
     graph.launch(stream);
     if (this.#times === undefined) return;
     const start = stream.record();
