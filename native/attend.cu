@@ -112,7 +112,7 @@ template <typename V> __device__ void attend(const AttendArguments& a) {
  *   starts       int32 [sequences + 1, 2], from `plan` with tileKeys 64, or 128 for i8c and i8r
  *   units        int32 [sequences / kvHeads, 4]: first query, queries, causal (0 or 1), unused
  *   partials     f32 [parts, headDim], out: unnormalised sums. As many as starts says: at most, for
- *                each query and unit that it reads, group * kvHeads * ceil(256 / kvHeads)
+ *                each query and unit that it reads, group * kvHeads * ceil(192 / kvHeads)
  *   stats        f32 [parts, 2], out: largest logit (base 2), denominator
  *   scaleLog2    log2(e) / sqrt(headDim)
  *

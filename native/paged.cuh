@@ -52,10 +52,10 @@ struct Pieces {
     count = (tiles + each - 1) / each;
   }
 
-  /** A unit of one long context has about as many pieces as a large card runs thread blocks. */
-  static constexpr int mostPieces = 256;
+  /** Of all heads of a unit, about: so that one long context keeps a large card busy. */
+  static constexpr int mostPieces = 192;
   /** What a piece leaves must be little beside what it reads. */
-  static constexpr int leastTiles = 6;
+  static constexpr int leastTiles = 8;
 };
 
 /**

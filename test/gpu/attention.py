@@ -7,7 +7,7 @@ import torch
 from paged import DEVICE, poisoned
 
 ROWS_THREADS = {16: 128, 64: 128, 128: 256}
-MOST_PIECES, LEAST_TILES, ENTRY_TILES = 256, 6, 3
+MOST_PIECES, LEAST_TILES, ENTRY_TILES = 192, 8, 3
 
 
 def shared_bytes(fmt, head_dim, rows):

@@ -48,9 +48,9 @@ describe('the shapes of kernels', () => {
   });
 
   it('say how large parts are', () => {
-    // Of 256 pieces for three heads each has 86 at most.
-    const launch = { queries: 5, unitsPerQuery: 2, kvHeads: 3, group: 7, headDim: 128 } as const;
-    const rows = 5 * 2 * 7 * 3 * 86;
+    // Of 192 pieces for five heads each has 39 at most.
+    const launch = { queries: 4, unitsPerQuery: 2, kvHeads: 5, group: 7, headDim: 128 } as const;
+    const rows = 4 * 2 * 7 * 5 * 39;
     expect(partBytes(launch)).toEqual({ partials: rows * 128 * 4, stats: rows * 2 * 4 });
   });
 });

@@ -98,7 +98,7 @@ export function attendRows(rows: number): AttendRows {
 }
 
 /** Pieces that all KV heads of a unit are cut into at most, about: `native/paged.cuh`. */
-const mostPieces = 256;
+const mostPieces = 192;
 
 /** What a launch of attend is about. */
 export interface PartCount {
