@@ -102,6 +102,8 @@ async function benchModel(options: GpuBenchOptions, run: ModelRun): Promise<void
     // Only addresses are taken beforehand: what fits is the card's to say.
     poolBytes: card.device.totalBytes,
     precision: 'f16',
+    // As the server has it.
+    maxRunning: 16,
     launchCall: timer.launch,
   });
   const usedBytes = freeBytes - card.freeBytes();
@@ -122,6 +124,7 @@ async function benchModel(options: GpuBenchOptions, run: ModelRun): Promise<void
     },
     rates,
     tokens: options.tokens,
+    stored: options.stored,
     folder,
     progress,
   };

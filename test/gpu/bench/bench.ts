@@ -1,5 +1,6 @@
 import type { PartReport } from '../../../eval/part.ts';
 import type { KvLayout } from '../../../src/core/kv-layout.ts';
+import type { Precision } from '../../../src/core/precision.ts';
 import type { ContextCache, Runtime } from '../../../src/runtime/runtime.ts';
 import type { BenchModel } from './shapes.ts';
 
@@ -34,6 +35,8 @@ export interface Bench {
   readonly rates: Rates;
   /** Of a document. */
   readonly tokens: number;
+  /** What stored contexts are stored in. */
+  readonly stored: Precision;
   /** For files that are made and removed. */
   readonly folder: string;
   readonly progress: (text: string) => void;

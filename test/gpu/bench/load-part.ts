@@ -13,7 +13,7 @@ interface LoadTimes {
 
 /** A stored context into device memory, against a plain read of the same bytes. */
 export async function loadPart(bench: Bench): Promise<PartReport> {
-  const { model, rates, progress, tokens } = bench;
+  const { model, rates, progress, tokens, stored } = bench;
   const makeStartMs = performance.now();
   const files = await StoredContextFiles.make(bench);
   progress(`load: written in ${((performance.now() - makeStartMs) / 1000).toFixed(1)} s`);
@@ -39,7 +39,8 @@ export async function loadPart(bench: Bench): Promise<PartReport> {
       title: `${model.name}: loading a stored context`,
       explanation:
         `${(files.pairBytes / 1e9).toFixed(2)} GB of pairs, ${tokens} tokens at ${keptRatio}, ` +
-        'float16; from the store, every piece verified, to device memory that is made for it. ' +
+        `${stored.name}; from the store, every piece verified, to device memory that is made for ` +
+        'it. ' +
         'Cold: what the system held of the files was dropped. Plain: the same bytes of a file ' +
         'read into one buffer of 1 MiB. The card takes ' +
         `${(rates.hostBytes / 1e9).toFixed(1)} GB/s from page-locked memory.`,

@@ -1,5 +1,7 @@
 import { tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
+import { resolvePrecision } from '../../../src/compression/registry.ts';
+import type { Precision } from '../../../src/core/precision.ts';
 import { benchModels, type BenchModel } from './shapes.ts';
 
 /** Parts in the order they run. */
@@ -14,6 +16,8 @@ export interface GpuBenchOptions {
   /** Folder of `bench_kvpress.py scores`: its scores are compared, and nothing else is done. */
   readonly peer: string | undefined;
   readonly tokens: number;
+  /** The precision of stored contexts. */
+  readonly stored: Precision;
   readonly deviceIndex: number;
   /** JSON of all figures; undefined: none is written. */
   readonly out: string | undefined;
@@ -25,7 +29,7 @@ export interface GpuBenchOptions {
 export const usage =
   `node dist/test/gpu/bench-runtime.js [--model ${Object.keys(benchModels).join(',')}] ` +
   `[--only ${partNames.join(',')}] [--layers N] [--tokens N] [--device N] [--folder FOLDER] ` +
-  '[--out FILE] | --peer FOLDER [--device N] [--out FILE]';
+  '[--stored PRECISION] [--out FILE] | --peer FOLDER [--device N] [--out FILE]';
 
 const text = { type: 'string' } as const;
 
@@ -39,6 +43,7 @@ export function parseGpuBenchOptions(args: readonly string[]): GpuBenchOptions {
       peer: text,
       layers: text,
       tokens: { ...text, default: '32768' },
+      stored: { ...text, default: 'f16' },
       device: { ...text, default: '0' },
       folder: { ...text, default: tmpdir() },
       out: text,
@@ -55,6 +60,7 @@ export function parseGpuBenchOptions(args: readonly string[]): GpuBenchOptions {
     parts: partNames.filter((name) => only?.includes(name) ?? true),
     peer: values.peer,
     tokens: Number(values.tokens),
+    stored: resolvePrecision(values.stored),
     deviceIndex: Number(values.device),
     out: values.out,
     folder: values.folder,

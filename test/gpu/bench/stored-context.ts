@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { defined } from '../../../src/core/assert.ts';
 import type { ContextRecord } from '../../../src/core/context.ts';
 import type { KvLayout } from '../../../src/core/kv-layout.ts';
+import type { Precision } from '../../../src/core/precision.ts';
 import type { ContextCache, Runtime } from '../../../src/runtime/runtime.ts';
 import { contextLengths, fillRows } from '../../../src/engine/context-rows.ts';
 import type { ContextStore, ContextWrite } from '../../../storage/context-store.ts';
@@ -103,10 +104,10 @@ async function openStore(folder: string): Promise<ContextStore> {
   return store;
 }
 
-/** Random float16 rows in the lengths that a document leaves at 0.3. */
-function contextWrite({ runtime, model, tokens }: Bench): ContextWrite {
+/** Random rows in the lengths that a document leaves at 0.3. */
+function contextWrite({ runtime, model, tokens, stored }: Bench): ContextWrite {
   const { layout } = runtime;
-  const rowBytes = layout.headDim * elementBytes;
+  const rowBytes = stored.encodedBytes(1, layout.headDim);
   const lengths = raggedLengths(layout, { tokens, keepRatio: keptRatio, seed: 100 });
   const noise = new Uint8Array(randomHalves(noiseBytes / elementBytes, 1).buffer);
   const documentTokens = tokens - prefixTokens;
@@ -118,7 +119,7 @@ function contextWrite({ runtime, model, tokens }: Bench): ContextWrite {
   };
   const { vocabSize } = model.config;
   return {
-    record: contextRecord(layout, { lengths, documentTokens }),
+    record: contextRecord(layout, { lengths, documentTokens, precision: stored.name }),
     timings: () => ({ prefillMs: 0, scoreMs: 0, persistMs: 0, totalMs: 0 }),
     usage: { lastUsedAtMs: Date.now(), expiresAtMs: null, pinned: false, labels: {} },
     prefixIds: randomIds(prefixTokens, vocabSize, 500),
@@ -137,15 +138,16 @@ function contextWrite({ runtime, model, tokens }: Bench): ContextWrite {
 
 function contextRecord(
   layout: KvLayout,
-  { lengths, documentTokens }: { lengths: Uint32Array; documentTokens: number },
+  options: { lengths: Uint32Array; documentTokens: number; precision: Precision['name'] },
 ): Omit<ContextRecord, 'timings'> {
+  const { lengths, documentTokens, precision } = options;
   return {
     id: contextId,
     family: familyId,
     tenant: '',
     model: { id: 'random', fingerprint: 'sha256:00' },
     document: { bytes: documentTokens, tokens: documentTokens, sha256: '00' },
-    compression: { method: 'kvzip', keepRatio: keptRatio, budget: 'global', precision: 'f16' },
+    compression: { method: 'kvzip', keepRatio: keptRatio, budget: 'global', precision },
     methodVersion: 1,
     chunkTokens: 2000,
     fidelity: null,

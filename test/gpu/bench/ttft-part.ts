@@ -126,7 +126,7 @@ interface FirstTokenTimes {
   readonly residentMs: number;
 }
 
-function report({ model, tokens }: Bench, times: FirstTokenTimes): PartReport {
+function report({ model, tokens, stored }: Bench, times: FirstTokenTimes): PartReport {
   const { prefillMs, coldMs, cachedMs, hostMs, residentMs } = times;
   const row = (what: string, ms: number): string[] => [
     what,
@@ -138,7 +138,7 @@ function report({ model, tokens }: Bench, times: FirstTokenTimes): PartReport {
     title: `${model.name}: time to first token`,
     explanation:
       `A question of ${questionTokens} tokens on a document of ${tokens}, stored at ` +
-      `${keptRatio}; in the engine's process, without the server. Prefilled: the whole document, ` +
+      `${keptRatio} in ${stored.name}; in the engine's process, without the server. Prefilled: the whole document, ` +
       'uncompressed, then the question.',
     tables: [
       {
