@@ -89,14 +89,16 @@ export class EngineHost {
     this.#device = parts.device;
     const { runtime } = parts;
     this.#maxWaitMs = options.maxQueryWaitMs;
+    const poolBytes = options.poolBytes > 0 ? options.poolBytes : runtime.defaultPoolBytes();
+    const loaded = new LoadedContexts({ ...parts, runtime, poolBytes });
+    this.#loaded = loaded;
     this.#scheduler = new Scheduler({
       runtime,
       clock: systemClock,
+      withRoom: (call) => loaded.withRoom(call),
       maxRunning: options.maxRunningQueries,
       maxWaitMs: this.#maxWaitMs,
     });
-    const poolBytes = options.poolBytes > 0 ? options.poolBytes : runtime.defaultPoolBytes();
-    this.#loaded = new LoadedContexts({ ...parts, runtime, poolBytes });
     this.#sessions = new Sessions({
       runtime,
       loaded: this.#loaded,

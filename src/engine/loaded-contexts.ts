@@ -101,7 +101,8 @@ export class LoadedContexts {
 
   /**
    * Runs what takes memory of the runtime. Where that runs out, though the pool has room, idle
-   * contexts give way one after another, and it is tried again.
+   * contexts give way one after another, and it is tried again: `work` must leave nothing half-done
+   * when it fails.
    */
   withRoom<T>(work: () => T): T {
     for (;;) {

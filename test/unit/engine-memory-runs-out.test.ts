@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/core/clock.ts';
 import type { ContextRecord } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import { readPrompt } from '../../src/engine/prompt-context.ts';
-import type { ContextCache, HostTier, Runtime } from '../../src/runtime/runtime.ts';
+import { Scheduler } from '../../src/engine/scheduler.ts';
+import type { ContextCache, ForwardSlot, HostTier, Runtime } from '../../src/runtime/runtime.ts';
 import { LoadedBench, request, use } from '../support/loaded-contexts.ts';
 
 const noMemory = expect.objectContaining({ code: 'out_of_memory' }) as unknown;
@@ -24,7 +26,7 @@ function refuse(): never {
 /** A pool that has room for all, on a device that has memory for `most` contexts. */
 function open(most: number) {
   const open = new Set<ContextCache>();
-  const state = { viewsToFail: 0, restores: 0 };
+  const state = { viewsToFail: 0, restores: 0, mostBesideTails: Infinity };
   const watch = (cache: ContextCache): ContextCache => {
     open.add(cache);
     const close = cache.close.bind(cache);
@@ -55,6 +57,10 @@ function open(most: number) {
         return (lengths: Uint32Array) =>
           open.size < most ? watch(target.createContext(lengths)) : refuse();
       }
+      if (name === 'forward') {
+        return (slots: readonly ForwardSlot[]) =>
+          open.size > state.mostBesideTails ? refuse() : target.forward(slots);
+      }
       if (name === 'contextOf') {
         return (dense: Parameters<Runtime['contextOf']>[0]) => watch(target.contextOf(dense));
       }
@@ -81,6 +87,27 @@ describe('where a device has no memory left', () => {
     for (const context of [used, second]) loaded.release(context);
     loaded.close();
     expect(openCaches()).toBe(0);
+  });
+
+  it('idle contexts give way to the tails of running answers', async () => {
+    const [a, b, c] = records as [ContextRecord, ContextRecord, ContextRecord];
+    const { runtime, loaded, state, openCaches } = open(3);
+    const withRoom = <T>(call: () => T): T => loaded.withRoom(call);
+    const limits = { maxRunning: 2, maxWaitMs: 1000 };
+    const scheduler = new Scheduler({ runtime, clock: systemClock, withRoom, ...limits });
+    use(loaded, b, c);
+    const context = loaded.acquire(request(a));
+    const tail = runtime.createTail();
+    const slot = { context: context.view, tail, ids: Int32Array.of(5, 6), startPosition: 100 };
+    state.mostBesideTails = 2;
+    const logits = await scheduler.forward(slot);
+    expect(logits.values()).toEqual(bench.expectedLogits(a));
+    expect(openCaches()).toBe(2);
+    state.mostBesideTails = 0;
+    await expect(scheduler.forward(slot)).rejects.toEqual(noMemory);
+    expect([openCaches(), tail.length]).toEqual([1, 2]);
+    tail.close();
+    loaded.close();
   });
 
   it('nothing gives way for what the pool could never hold', () => {
