@@ -153,7 +153,7 @@ class Ingestion {
   }
 
   persist(kept: KeptPairs, timings: (nowMs: number) => IngestTimings): Promise<StoredContext> {
-    const { store } = this.#dependencies;
+    const { store, loaded } = this.#dependencies;
     const { request, signal, onProgress } = this.#call;
     const { plan, compression } = this.#document;
     const precision = resolvePrecision(compression.precision);
@@ -166,7 +166,7 @@ class Ingestion {
       request,
       document: this.#document,
       lengths: kept.counts.map((count) => plan.prefixTokens + count),
-      pairs: (head) => pairs.encode(head),
+      pairs: (head) => loaded.withRoom(() => pairs.encode(head)),
       ranking: (head) => pairs.ranking(head),
       timings,
       onProgress,
@@ -186,11 +186,11 @@ class Ingestion {
     { done, total }: { readonly done: number; readonly total: number },
     work: (slice: Int32Array) => Pieces,
   ): Promise<void> {
-    const { scheduler, clock, sliceTokens } = this.#dependencies;
+    const { scheduler, clock, loaded, sliceTokens } = this.#dependencies;
     const { signal, onProgress } = this.#call;
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
-      for (const piece of work(slice)) {
+      for (const piece of loaded.withRoom(() => work(slice))) {
         await scheduler.piece(() => {
           const startMs = clock.monotonicMs();
           piece();

@@ -86,7 +86,8 @@ async function prefilled(
   try {
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
-      for (const piece of runtime.prefill(dense, slice)) await scheduler.piece(piece, signal);
+      const pieces = loaded.withRoom(() => runtime.prefill(dense, slice));
+      for (const piece of pieces) await scheduler.piece(piece, signal);
     }
     return loaded.withRoom(() => runtime.contextOf(dense));
   } finally {

@@ -201,11 +201,15 @@ export interface Runtime {
    */
   contextOf(cache: DenseCache): ContextCache;
   createTail(): Tail;
-  /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
+  /**
+   * Appends the tokens to the cache; computes no logits. Positions are the rows.
+   * @throws ReadonceError `out_of_memory`: others may give way, and it be called again
+   */
   prefill(cache: DenseCache, ids: Int32Array): Pieces;
   /**
    * Appends the slice's tokens and raises `slice.scores`: per KV head, the softmax over sinks,
    * chunk and own keys (causal), maximum over the slice's queries and the head's query group.
+   * @throws ReadonceError `out_of_memory`, as `prefill`
    */
   score(cache: DenseCache, slice: ScoreSlice): Pieces;
   /**

@@ -2,10 +2,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/core/clock.ts';
 import type { ContextRecord } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
+import { tokenizeDocument } from '../../src/engine/document.ts';
+import { ingest } from '../../src/engine/ingest.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import { readPrompt } from '../../src/engine/prompt-context.ts';
 import { Scheduler } from '../../src/engine/scheduler.ts';
 import type { ContextCache, ForwardSlot, HostTier, Runtime } from '../../src/runtime/runtime.ts';
+import { ingestRequest } from '../support/engine.ts';
 import { LoadedBench, request, use } from '../support/loaded-contexts.ts';
 
 const noMemory = expect.objectContaining({ code: 'out_of_memory' }) as unknown;
@@ -26,7 +29,7 @@ function refuse(): never {
 /** A pool that has room for all, on a device that has memory for `most` contexts. */
 function open(most: number) {
   const open = new Set<ContextCache>();
-  const state = { viewsToFail: 0, restores: 0, mostBesideTails: Infinity };
+  const state = { viewsToFail: 0, restores: 0, mostWhileComputing: Infinity };
   const watch = (cache: ContextCache): ContextCache => {
     open.add(cache);
     const close = cache.close.bind(cache);
@@ -59,7 +62,11 @@ function open(most: number) {
       }
       if (name === 'forward') {
         return (slots: readonly ForwardSlot[]) =>
-          open.size > state.mostBesideTails ? refuse() : target.forward(slots);
+          open.size > state.mostWhileComputing ? refuse() : target.forward(slots);
+      }
+      if (name === 'prefill') {
+        return (...call: Parameters<Runtime['prefill']>) =>
+          open.size > state.mostWhileComputing ? refuse() : target.prefill(...call);
       }
       if (name === 'contextOf') {
         return (dense: Parameters<Runtime['contextOf']>[0]) => watch(target.contextOf(dense));
@@ -99,14 +106,34 @@ describe('where a device has no memory left', () => {
     const context = loaded.acquire(request(a));
     const tail = runtime.createTail();
     const slot = { context: context.view, tail, ids: Int32Array.of(5, 6), startPosition: 100 };
-    state.mostBesideTails = 2;
+    state.mostWhileComputing = 2;
     const logits = await scheduler.forward(slot);
     expect(logits.values()).toEqual(bench.expectedLogits(a));
     expect(openCaches()).toBe(2);
-    state.mostBesideTails = 0;
+    state.mostWhileComputing = 0;
     await expect(scheduler.forward(slot)).rejects.toEqual(noMemory);
     expect([openCaches(), tail.length]).toEqual([1, 2]);
     tail.close();
+    loaded.close();
+  });
+
+  it('idle contexts give way to documents and prompts that are read', async () => {
+    const [a, b] = records as [ContextRecord, ContextRecord];
+    const { runtime, loaded, state, openCaches } = open(3);
+    state.mostWhileComputing = 0;
+    const { scheduler, checkpoint, store } = bench.engine;
+    const parts = { runtime, loaded, scheduler, checkpoint, store, clock: systemClock };
+    const { signal } = new AbortController();
+    use(loaded, a);
+    const prompt = { ids: Int32Array.of(1, 2, 3, 4), tailTokens: 1, signal };
+    (await readPrompt({ ...parts, sliceTokens: 8 }, prompt)).close();
+    expect(openCaches()).toBe(0);
+    use(loaded, a, b);
+    const request = ingestRequest('4 4 4');
+    const document = tokenizeDocument(checkpoint, request);
+    const call = { request, document, onProgress: () => undefined, signal };
+    await ingest({ ...parts, sliceTokens: 8 }, call);
+    expect(openCaches()).toBe(0);
     loaded.close();
   });
 

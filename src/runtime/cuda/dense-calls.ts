@@ -3,7 +3,7 @@ import type { Closeable } from '../../core/closeable.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
-import type { ScoreSlice } from '../runtime.ts';
+import type { Pieces, ScoreSlice } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { CudaDenseCache } from './dense-cache.ts';
 import type { DeviceMemory } from './device.ts';
@@ -40,19 +40,29 @@ export class DenseCalls implements Closeable {
     this.#options = options;
   }
 
-  /** Appends the tokens to the cache; with a slice also raises its scores. */
-  *pieces(
-    cache: CudaDenseCache,
-    ids: Int32Array,
-    slice: ScoreSlice | undefined,
-  ): Generator<() => void, void> {
-    const { layers } = this.#options.layout;
+  /**
+   * Appends the tokens to the cache; with a slice also raises its scores. Takes the memory that it
+   * computes in at once: what finds none may be tried again.
+   * @throws ReadonceError `out_of_memory`
+   */
+  pieces(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): Pieces {
     const workspace = this.#idle.pop() ?? new Workspace(this.#options);
+    try {
+      workspace.reserve(slice);
+    } catch (error) {
+      this.#idle.push(workspace);
+      throw error;
+    }
+    return this.#pieces(workspace, { cache, ids, slice });
+  }
+
+  *#pieces(workspace: Workspace, call: Call): Generator<() => void, void> {
+    const { layers } = this.#options.layout;
     const layersPerPiece = Math.ceil(layers / piecesPerCall);
     try {
       for (let from = 0; from < layers; from += layersPerPiece) {
         yield () => {
-          if (from === 0) workspace.begin(cache, ids, slice);
+          if (from === 0) workspace.begin(call);
           const to = Math.min(layers, from + layersPerPiece);
           for (let layer = from; layer < to; layer++) workspace.layer(layer);
           if (to === layers) workspace.finish();
@@ -97,11 +107,23 @@ class Workspace implements Closeable {
     }
   }
 
-  begin(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): void {
+  /** Takes what a call needs beyond what all of them do. */
+  reserve(slice: ScoreSlice | undefined): void {
+    const { device, stream } = this.#options.gpu;
+    const sizeBytes = slice?.scores.byteLength ?? 0;
+    if ((this.#scores?.sizeBytes ?? 0) >= sizeBytes) return;
+    stream.synchronize();
+    this.#scores?.close();
+    this.#scores = undefined;
+    this.#scores = device.allocate(sizeBytes);
+  }
+
+  begin(call: Call): void {
+    const { cache, ids, slice } = call;
     const { stream } = this.#options.gpu;
     const tokens = ids.length;
     assert(tokens > 0 && tokens <= mostDenseTokens, `1 to ${mostDenseTokens} tokens a slice`);
-    this.#call = { cache, ids, slice };
+    this.#call = call;
     cache.expect(cache.length + tokens);
     const longs = (value: (i: number) => number): BigInt64Array =>
       BigInt64Array.from(ids, (_, i) => BigInt(value(i)));
@@ -148,13 +170,7 @@ class Workspace implements Closeable {
   }
 
   #clearScores({ scores }: ScoreSlice): void {
-    const { device, stream } = this.#options.gpu;
-    if ((this.#scores?.sizeBytes ?? 0) < scores.byteLength) {
-      stream.synchronize();
-      this.#scores?.close();
-      this.#scores = undefined;
-      this.#scores = device.allocate(scores.byteLength);
-    }
+    const { stream } = this.#options.gpu;
     const target = defined(this.#scores, 'scores').address;
     stream.fill32(target, { count: scores.length, value: 0 });
   }
