@@ -1,5 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
+import { Made } from '../../core/made.ts';
 import { layerGraph, type ComputeType, type LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { OrtBinding, OrtSession } from '../ort/session.ts';
@@ -10,13 +11,20 @@ import type { DeviceWeights } from './weights.ts';
 
 /** The graphs of a model, one session of each for all layers. */
 export class LayerSessions implements Closeable {
-  readonly #sessions: ReadonlyMap<LayerGraphKind, OrtSession>;
+  readonly #sessions = new Map<LayerGraphKind, OrtSession>();
+  readonly #made = new Made();
 
   constructor(gpu: Gpu, config: ModelConfig, type: ComputeType) {
     const kinds: readonly LayerGraphKind[] = ['begin', 'attend', 'between', 'end'];
-    this.#sessions = new Map(
-      kinds.map((kind) => [kind, gpu.ort.createSession(layerGraph(kind, config, type))]),
-    );
+    try {
+      for (const kind of kinds) {
+        const session = gpu.ort.createSession(layerGraph(kind, config, type));
+        this.#sessions.set(kind, this.#made.add(session));
+      }
+    } catch (error) {
+      this.#made.abandon();
+      throw error;
+    }
   }
 
   get(kind: LayerGraphKind): OrtSession {
@@ -24,7 +32,7 @@ export class LayerSessions implements Closeable {
   }
 
   close(): void {
-    for (const session of this.#sessions.values()) session.close();
+    this.#made.close();
   }
 }
 

@@ -7,7 +7,7 @@ import { ropeTables } from '../../model/rope.ts';
 import { mapFile, type MappedFile } from '../mapped-file.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import { Arena, Layout, type Region } from './arena.ts';
-import type { Gpu } from './gpu.ts';
+import type { TensorGpu } from './gpu.ts';
 import type { HostMemory } from './stream.ts';
 
 /** A weight of a layer graph: matrices or vectors of the checkpoint, one behind another. */
@@ -56,7 +56,7 @@ const conversionCount = 16 * 1024 * 1024;
  * same tensors. Matrices that multiply the same input lie one behind another.
  */
 export class DeviceWeights implements Closeable {
-  readonly #gpu: Gpu;
+  readonly #gpu: TensorGpu;
   readonly #source: GraphSource;
   readonly #type: ComputeType;
   readonly #weights = new Map<string, Weight>();
@@ -65,7 +65,7 @@ export class DeviceWeights implements Closeable {
   readonly #tables: Readonly<Record<'cos' | 'sin', Region>>;
 
   /** @throws ReadonceError `out_of_memory` */
-  constructor(gpu: Gpu, source: GraphSource, type: ComputeType) {
+  constructor(gpu: TensorGpu, source: GraphSource, type: ComputeType) {
     this.#gpu = gpu;
     this.#source = source;
     this.#type = type;
@@ -78,13 +78,12 @@ export class DeviceWeights implements Closeable {
     const files = new Map<string, MappedFile>();
     try {
       this.#upload(files);
+    } catch (error) {
+      this.#arena.close();
+      throw error;
     } finally {
       for (const file of files.values()) file.close();
     }
-  }
-
-  get sizeBytes(): number {
-    return this.#arena.sizeBytes;
   }
 
   /** The LM head, `[vocabSize, hidden]`. */
