@@ -6,7 +6,7 @@ import type { ModelConfig } from '../../model/config.ts';
 import type { OrtBinding, OrtSession } from '../ort/session.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import { Arena, Layout, type Region } from './arena.ts';
-import type { Gpu } from './gpu.ts';
+import type { Gpu, TensorGpu } from './gpu.ts';
 import type { DeviceWeights } from './weights.ts';
 
 /** The graphs of a model, one session of each for all layers. */
@@ -38,11 +38,11 @@ export class LayerSessions implements Closeable {
 
 /** What a runner works with. */
 export interface LayerRunnerOptions {
-  readonly gpu: Gpu;
+  readonly gpu: TensorGpu;
   readonly config: ModelConfig;
   readonly type: ComputeType;
-  readonly sessions: LayerSessions;
-  readonly weights: DeviceWeights;
+  readonly sessions: Pick<LayerSessions, 'get'>;
+  readonly weights: Pick<DeviceWeights, 'inputs'>;
   /** Most tokens of a call. */
   readonly mostTokens: number;
   /** Where the integers of a call are; memory of the runner's own by default. */
@@ -65,7 +65,11 @@ export interface DenseLayer {
 /** Numbers of tokens that bindings are kept for. */
 const keptSizes = 16;
 
-type Bindings = Map<string, OrtBinding>;
+/** What calls of a number of tokens are bound to, by name. */
+interface Sized {
+  readonly bindings: Map<string, OrtBinding>;
+  readonly tensors: Map<string, OrtTensor>;
+}
 
 /**
  * Runs the layer graphs over activations of its own, which stay where they are: a captured run may
@@ -77,8 +81,7 @@ export class LayerRunner implements Closeable {
   readonly #arena: Arena;
   readonly #regions: Readonly<Record<Activation, Region>>;
   /** By the number of tokens, those used last at the end. */
-  readonly #bindings = new Map<number, Bindings>();
-  readonly #tensors = new Map<number, Map<string, OrtTensor>>();
+  readonly #sizes = new Map<number, Sized>();
 
   /** @throws ReadonceError `out_of_memory` */
   constructor(options: LayerRunnerOptions) {
@@ -91,10 +94,6 @@ export class LayerRunner implements Closeable {
     ]);
     this.#regions = Object.fromEntries(regions) as Record<Activation, Region>;
     this.#arena = new Arena(options.gpu.device, layout);
-  }
-
-  get sizeBytes(): number {
-    return this.#arena.sizeBytes;
   }
 
   /** `input_ids`, `position_ids` and `rows` are int64, one a token; the rest as in `layerGraph`. */
@@ -156,18 +155,16 @@ export class LayerRunner implements Closeable {
         inputs: {
           residual: this.#residual(tokens, last),
           ...this.#some(tokens, 'attention'),
-          rows: this.#tensor('rows', rows),
+          rows: this.#tensor(tokens, 'rows', rows),
         },
-        outputs: this.#some(rows, 'hidden'),
+        outputs: { hidden: this.#tensor(tokens, 'hidden', rows) },
       }),
       rows,
     ).run();
   }
 
   close(): void {
-    for (const tokens of this.#bindings.keys()) this.#forget(tokens);
-    for (const tensors of this.#tensors.values()) closeAll(tensors);
-    this.#tensors.clear();
+    for (const tokens of this.#sizes.keys()) this.#forget(tokens);
     this.#arena.close();
   }
 
@@ -179,7 +176,7 @@ export class LayerRunner implements Closeable {
     rows = 0,
   ): OrtBinding {
     assert(tokens > 0 && tokens <= this.#options.mostTokens, `${tokens} tokens fit`);
-    const bindings = this.#sized(tokens);
+    const { bindings } = this.#sized(tokens);
     const name = `${kind}.${layer}.${rows}`;
     let binding = bindings.get(name);
     if (binding === undefined) {
@@ -192,19 +189,20 @@ export class LayerRunner implements Closeable {
     return binding;
   }
 
-  /** The bindings for a number of tokens; makes room for them, and for no more sizes than kept. */
-  #sized(tokens: number): Bindings {
-    const bindings: Bindings = this.#bindings.get(tokens) ?? new Map<string, OrtBinding>();
-    this.#bindings.delete(tokens);
-    this.#bindings.set(tokens, bindings);
-    const [oldest] = this.#bindings.keys();
-    if (this.#bindings.size > keptSizes && oldest !== undefined) this.#forget(oldest);
-    return bindings;
+  /** What is kept for a number of tokens; makes room for it, and for no more sizes than kept. */
+  #sized(tokens: number): Sized {
+    const sized = this.#sizes.get(tokens) ?? { bindings: new Map(), tensors: new Map() };
+    this.#sizes.delete(tokens);
+    this.#sizes.set(tokens, sized);
+    const [oldest] = this.#sizes.keys();
+    if (this.#sizes.size > keptSizes && oldest !== undefined) this.#forget(oldest);
+    return sized;
   }
 
   #forget(tokens: number): void {
-    closeAll(this.#bindings.get(tokens) ?? new Map<string, OrtBinding>());
-    this.#bindings.delete(tokens);
+    const { bindings, tensors } = defined(this.#sizes.get(tokens), 'a size that is kept');
+    this.#sizes.delete(tokens);
+    for (const each of [...bindings.values(), ...tensors.values()]) each.close();
   }
 
   #projections(tokens: number): Tensors {
@@ -212,28 +210,25 @@ export class LayerRunner implements Closeable {
   }
 
   #some(tokens: number, ...names: readonly Activation[]): Tensors {
-    return Object.fromEntries(names.map((name) => [name, this.#tensor(name, tokens)]));
+    return Object.fromEntries(names.map((name) => [name, this.#tensor(tokens, name)]));
   }
 
   /** The stream between layers changes sides, since a graph reads one and writes the other. */
   #residual(tokens: number, layer: number): OrtTensor {
-    return this.#tensor(layer % 2 === 0 ? 'residual0' : 'residual1', tokens);
+    return this.#tensor(tokens, layer % 2 === 0 ? 'residual0' : 'residual1');
   }
 
-  #tensor(name: Activation, tokens: number): OrtTensor {
-    let ofSize = this.#tensors.get(tokens);
-    if (ofSize === undefined) {
-      ofSize = new Map();
-      this.#tensors.set(tokens, ofSize);
-    }
-    let tensor = ofSize.get(name);
+  /** The first `rows` rows of an activation, for calls of `tokens` tokens. */
+  #tensor(tokens: number, name: Activation, rows = tokens): OrtTensor {
+    const { tensors } = this.#sized(tokens);
+    let tensor = tensors.get(`${name}.${rows}`);
     if (tensor === undefined) {
       const { gpu, config, type } = this.#options;
       const isInteger = integers.has(name);
       const width = widthsOf(config)[name];
-      const shape = name === 'rows' ? [tokens] : isInteger ? [1, tokens] : [1, tokens, width];
+      const shape = name === 'rows' ? [rows] : isInteger ? [1, rows] : [1, rows, width];
       tensor = gpu.ort.tensor(isInteger ? 'int64' : type, this.address(name), shape);
-      ofSize.set(name, tensor);
+      tensors.set(`${name}.${rows}`, tensor);
     }
     return tensor;
   }
@@ -269,9 +264,4 @@ function widthsOf(config: ModelConfig): Readonly<Record<Activation, number>> {
 function bind(binding: OrtBinding, inputs: Tensors, outputs: Tensors): void {
   for (const [name, tensor] of Object.entries(inputs)) binding.input(name, tensor);
   for (const [name, tensor] of Object.entries(outputs)) binding.output(name, tensor);
-}
-
-function closeAll(all: Map<string, Closeable>): void {
-  for (const each of all.values()) each.close();
-  all.clear();
 }
