@@ -47,7 +47,12 @@ function open(most: number) {
   const hostTier: HostTier = {
     poolBytes: 2 ** 30,
     copyBytes: () => 1,
-    copy: ({ lengths }) => ({ lengths: lengths.slice(), sizeBytes: 1, close: () => undefined }),
+    copy: ({ lengths }) => ({
+      lengths: lengths.slice(),
+      sizeBytes: 1,
+      covering: (some) => some,
+      close: () => undefined,
+    }),
     restore: () => {
       state.restores++;
       return refuse();
