@@ -14,8 +14,8 @@ export class Made implements Closeable {
   }
 
   /**
-   * Gives up what is half-made. What failed is what the caller should hear of: errors of closing are
-   * not told.
+   * Gives up what is half-made. What failed is what the caller should hear of: errors of closing
+   * are not told.
    */
   abandon(): void {
     try {

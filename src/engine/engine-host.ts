@@ -36,10 +36,7 @@ import { placeModel, startModel, type RunningModel } from './running-model.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sessions } from './sessions.ts';
 
-type EngineLimits = Pick<
-  EngineOptions,
-  'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
->;
+type EngineLimits = Pick<EngineOptions, 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'>;
 
 /** Needs the least room of all: what fits in no other way fits in this. */
 const keepAll: CompressionSpec = {

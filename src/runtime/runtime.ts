@@ -88,8 +88,8 @@ export interface HostTier {
   /** @throws ReadonceError `out_of_memory` */
   copy(context: ContextCache): HostCopy;
   /**
-   * A context with the first rows of a copy, as many as its `covering(lengths)` says. The copy stays
-   * as it is. The same bits as what was copied.
+   * A context with the first rows of a copy, as many as its `covering(lengths)` says. The copy
+   * stays as it is. The same bits as what was copied.
    * @param lengths default: all
    * @throws ReadonceError `out_of_memory`
    */

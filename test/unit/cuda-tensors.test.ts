@@ -34,17 +34,17 @@ afterAll(() => rmSync(folder, { recursive: true }));
 function open(options: Parameters<typeof fakeKernelGpu>[0] = {}) {
   const { gpu, allocations } = fakeKernelGpu(options);
   const live = new Set<object>();
-  const held = <T>(part: object): T => {
+  const held = (part: object): object => {
     const closing = Object.assign(part, { close: () => void live.delete(closing) });
     live.add(closing);
-    return closing as T;
+    return closing;
   };
   const ort = {
     tensor: (_type: string, address: bigint, shape: readonly number[]) =>
-      held<OrtTensor>({ address, shape }),
+      held({ address, shape }) as OrtTensor,
   };
   const done = (): void => undefined;
-  const bind = (): OrtBinding => held<OrtBinding>({ input: done, output: done, run: done });
+  const bind = (): OrtBinding => held({ input: done, output: done, run: done }) as OrtBinding;
   const sessions = { get: () => ({ bind }) as Partial<OrtSession> as OrtSession };
   return { gpu: { ...gpu, ort }, sessions, live, allocations };
 }
@@ -61,8 +61,7 @@ describe('a runner of layer graphs', () => {
     const { config } = model;
     const weights = { inputs: () => ({}) };
     const before = allocations();
-    const type = 'float16';
-    const runner = new LayerRunner({ gpu, config, type, sessions, weights, mostTokens: 64 });
+    const runner = new LayerRunner({ gpu, config, sessions, weights, mostTokens: 64 });
     for (let tokens = 1; tokens <= 16; tokens++) run(runner, tokens);
     const kept = live.size;
     for (let tokens = 17; tokens <= 64; tokens++) run(runner, tokens);
@@ -82,9 +81,9 @@ describe('weights', () => {
         if (++launches === 3) throw new Error('no more');
       },
     });
-    expect(() => new DeviceWeights(gpu, model, 'float16')).toThrow('no more');
+    expect(() => new DeviceWeights(gpu, model)).toThrow('no more');
     expect(allocations()).toBe(0);
-    const weights = new DeviceWeights(gpu, model, 'float16');
+    const weights = new DeviceWeights(gpu, model);
     expect(allocations()).toBe(1);
     weights.close();
     expect(allocations()).toBe(0);

@@ -2,7 +2,6 @@ import { assert } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import { Made } from '../../core/made.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
-import type { ComputeType } from '../../graph/layer-graphs.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
 import { appendTogether, checkTogether } from '../forward-slots.ts';
 import type {
@@ -82,7 +81,6 @@ class CudaRuntime implements Runtime {
   readonly rowBytes: number;
   readonly sliceTokens = mostDenseTokens;
   readonly hostTier: CudaHostTier;
-  readonly #type: ComputeType = 'float16';
   readonly #gpu: Gpu;
   readonly #transfer: RowTransfer;
   readonly #blocks: BlockPool;
@@ -104,8 +102,8 @@ class CudaRuntime implements Runtime {
     try {
       const gpu = made.add(new Gpu(deviceIndex));
       this.#gpu = gpu;
-      const weights = made.add(new DeviceWeights(gpu, source, this.#type));
-      const sessions = made.add(new LayerSessions(gpu, source.config, this.#type));
+      const weights = made.add(new DeviceWeights(gpu, source));
+      const sessions = made.add(new LayerSessions(gpu, source.config));
       this.#transfer = made.add(new RowTransfer(gpu, { headDim, type: 'f16' }));
       const { freeBytes } = gpu.device.memory();
       this.#poolBytes = poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare);
@@ -116,13 +114,19 @@ class CudaRuntime implements Runtime {
           poolBytes: this.#poolBytes * paddingShare,
         }),
       );
-      const shared = { gpu, layout: this.layout, type: this.#type };
+      const shared = { gpu, layout: this.layout };
       this.#caches = { ...shared, blocks: this.#blocks, transfer: this.#transfer };
       const computing = { ...shared, config: source.config, sessions, weights };
       this.hostTier = made.add(new CudaHostTier(this.#caches, hostPoolBytes() * hostShare));
       this.#dense = made.add(new DenseCalls(computing));
       this.#queries = made.add(
-        new QueryCalls({ ...computing, blocks: this.#blocks, maxRunning, launchCall }),
+        new QueryCalls({
+          ...computing,
+          type: 'float16',
+          blocks: this.#blocks,
+          maxRunning,
+          launchCall,
+        }),
       );
     } catch (error) {
       made.abandon();
@@ -156,7 +160,7 @@ class CudaRuntime implements Runtime {
   }
 
   createDense(capacity: number): DenseCache {
-    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu, type: this.#type }, capacity);
+    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu }, capacity);
   }
 
   createContext(lengths: Uint32Array): ContextCache {

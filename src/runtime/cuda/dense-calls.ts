@@ -1,14 +1,13 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
-import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { Pieces, ScoreSlice } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { CudaDenseCache } from './dense-cache.ts';
 import type { DeviceMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
-import type { HeadDim, ModelType } from './kernel-shapes.ts';
+import type { HeadDim } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import type { DeviceWeights } from './weights.ts';
 
@@ -17,7 +16,6 @@ export interface DenseCallsOptions {
   readonly gpu: Gpu;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
-  readonly type: ComputeType;
   readonly sessions: LayerSessions;
   readonly weights: DeviceWeights;
 }
@@ -176,15 +174,14 @@ class Workspace implements Closeable {
   }
 
   #score(layer: number, cache: CudaDenseCache, slice: ScoreSlice): void {
-    const { gpu, config, layout, type } = this.#options;
+    const { gpu, config, layout } = this.#options;
     const { kvHeads, headDim } = layout;
     const chunk = slice.chunkEnd - slice.chunkStart;
     if (chunk === 0) return;
     const headStride = cache.capacity * headDim;
     const keys = cache.keysAddress(layer);
-    const modelType: ModelType = type === 'float16' ? 'f16' : 'bf16';
     const pass = {
-      type: modelType,
+      type: 'f16' as const,
       headDim: headDim as HeadDim,
       queries: this.#runner.address('query'),
       queryStride: config.queryHeads * headDim,
@@ -225,7 +222,7 @@ class Workspace implements Closeable {
   }
 
   #predict(tokens: number, predictions: Int32Array): void {
-    const { gpu, config, weights, type } = this.#options;
+    const { gpu, config, weights } = this.#options;
     const { stream, kernels, device } = gpu;
     const { vocabSize } = config;
     const memory = new Layout();
@@ -239,7 +236,7 @@ class Workspace implements Closeable {
         stream.copyToDevice(this.#runner.address('rows'), numbers);
         this.#runner.end(tokens, rows);
         kernels.logits(stream, {
-          type: type === 'float16' ? 'f16' : 'bf16',
+          type: 'f16',
           hidden: this.#runner.address('hidden'),
           matrix: weights.head,
           out: arena.address(logits),
@@ -258,7 +255,7 @@ class Workspace implements Closeable {
   }
 }
 
-/** Of both compute types. */
+/** Of float16. */
 const elementBytes = 2;
 
 /** Parts that the queries are dealt in when keys are scored: fills a card with short chunks. */

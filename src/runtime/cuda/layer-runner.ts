@@ -1,7 +1,7 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { Made } from '../../core/made.ts';
-import { layerGraph, type ComputeType, type LayerGraphKind } from '../../graph/layer-graphs.ts';
+import { layerGraph, type LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { OrtBinding, OrtSession } from '../ort/session.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
@@ -14,11 +14,11 @@ export class LayerSessions implements Closeable {
   readonly #sessions = new Map<LayerGraphKind, OrtSession>();
   readonly #made = new Made();
 
-  constructor(gpu: Gpu, config: ModelConfig, type: ComputeType) {
+  constructor(gpu: Gpu, config: ModelConfig) {
     const kinds: readonly LayerGraphKind[] = ['begin', 'attend', 'between', 'end'];
     try {
       for (const kind of kinds) {
-        const session = gpu.ort.createSession(layerGraph(kind, config, type));
+        const session = gpu.ort.createSession(layerGraph(kind, config, 'float16'));
         this.#sessions.set(kind, this.#made.add(session));
       }
     } catch (error) {
@@ -40,7 +40,6 @@ export class LayerSessions implements Closeable {
 export interface LayerRunnerOptions {
   readonly gpu: TensorGpu;
   readonly config: ModelConfig;
-  readonly type: ComputeType;
   readonly sessions: Pick<LayerSessions, 'get'>;
   readonly weights: Pick<DeviceWeights, 'inputs'>;
   /** Most tokens of a call. */
@@ -223,11 +222,11 @@ export class LayerRunner implements Closeable {
     const { tensors } = this.#sized(tokens);
     let tensor = tensors.get(`${name}.${rows}`);
     if (tensor === undefined) {
-      const { gpu, config, type } = this.#options;
+      const { gpu, config } = this.#options;
       const isInteger = integers.has(name);
       const width = widthsOf(config)[name];
       const shape = name === 'rows' ? [rows] : isInteger ? [1, rows] : [1, rows, width];
-      tensor = gpu.ort.tensor(isInteger ? 'int64' : type, this.address(name), shape);
+      tensor = gpu.ort.tensor(isInteger ? 'int64' : 'float16', this.address(name), shape);
       tensors.set(`${name}.${rows}`, tensor);
     }
     return tensor;
@@ -241,7 +240,7 @@ type Activation =
 
 const integers: ReadonlySet<string> = new Set(['input_ids', 'position_ids', 'rows']);
 
-/** Of both compute types. */
+/** Of float16. */
 const elementBytes = 2;
 
 /** Elements of a token. */
