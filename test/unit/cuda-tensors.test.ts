@@ -1,12 +1,17 @@
 import { rmSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { OrtBinding, OrtSession } from '../../src/runtime/ort/session.ts';
-import type { OrtTensor } from '../../src/runtime/ort/tensor.ts';
+import { kvLayout } from '../../src/model/config.ts';
+import { CudaDenseCache } from '../../src/runtime/cuda/dense-cache.ts';
+import { DenseCalls } from '../../src/runtime/cuda/dense-calls.ts';
 import { LayerRunner } from '../../src/runtime/cuda/layer-runner.ts';
+import { RowTransfer } from '../../src/runtime/cuda/row-transfer.ts';
 import { DeviceWeights } from '../../src/runtime/cuda/weights.ts';
-import { fakeKernelGpu } from '../support/fake-memory.ts';
+import { runPieces } from '../../src/runtime/run-pieces.ts';
+import { fakeTensorGpu } from '../support/fake-ort.ts';
 import { temporaryFolder } from '../support/tiny-checkpoint.ts';
 import { randomModel, type TinyModel } from '../support/tiny-model.ts';
+
+const noMemory = expect.objectContaining({ code: 'out_of_memory' }) as unknown;
 
 let folder: string;
 let model: TinyModel;
@@ -30,25 +35,6 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** A GPU and sessions over which nothing is computed, and what of theirs is open. */
-function open(options: Parameters<typeof fakeKernelGpu>[0] = {}) {
-  const { gpu, allocations } = fakeKernelGpu(options);
-  const live = new Set<object>();
-  const held = (part: object): object => {
-    const closing = Object.assign(part, { close: () => void live.delete(closing) });
-    live.add(closing);
-    return closing;
-  };
-  const ort = {
-    tensor: (_type: string, address: bigint, shape: readonly number[]) =>
-      held({ address, shape }) as OrtTensor,
-  };
-  const done = (): void => undefined;
-  const bind = (): OrtBinding => held({ input: done, output: done, run: done }) as OrtBinding;
-  const sessions = { get: () => ({ bind }) as Partial<OrtSession> as OrtSession };
-  return { gpu: { ...gpu, ort }, sessions, live, allocations };
-}
-
 describe('a runner of layer graphs', () => {
   function run(runner: LayerRunner, tokens: number): void {
     runner.begin(tokens);
@@ -57,7 +43,7 @@ describe('a runner of layer graphs', () => {
   }
 
   it('keeps what it binds for few numbers of tokens, however many it sees', () => {
-    const { gpu, sessions, live, allocations } = open();
+    const { gpu, sessions, live, allocations } = fakeTensorGpu();
     const { config } = model;
     const weights = { inputs: () => ({}) };
     const before = allocations();
@@ -76,7 +62,7 @@ describe('a runner of layer graphs', () => {
 describe('weights', () => {
   it('that could not all be put on the card leave nothing there', () => {
     let launches = 0;
-    const { gpu, allocations } = open({
+    const { gpu, allocations } = fakeTensorGpu({
       onLaunch: () => {
         if (++launches === 3) throw new Error('no more');
       },
@@ -87,5 +73,44 @@ describe('weights', () => {
     expect(allocations()).toBe(1);
     weights.close();
     expect(allocations()).toBe(0);
+  });
+});
+
+describe('what documents are computed in', () => {
+  const ids = Int32Array.of(1, 2, 3);
+
+  function open() {
+    const fake = fakeTensorGpu();
+    const { gpu, sessions } = fake;
+    const config = { ...model.config, headDim: 64 };
+    const layout = kvLayout(config);
+    const transfer = new RowTransfer(gpu, { headDim: 64, type: 'f16' });
+    const weights = { inputs: () => ({}), head: 0n };
+    const calls = new DenseCalls({ gpu, config, layout, sessions, weights });
+    const cache = new CudaDenseCache({ gpu, layout, transfer }, 8);
+    const scores = new Float32Array(layout.layers * layout.kvHeads * 2);
+    const slice = { ids, sinkEnd: 0, chunkStart: 0, chunkEnd: 2, passStart: 3, scores };
+    return { ...fake, calls, cache, slice };
+  }
+
+  it('is taken when they are asked for, and may be asked for again', () => {
+    const { calls, cache, slice, shortOf, runs, allocations, live } = open();
+    const before = allocations();
+    shortOf.add('cuMemAlloc_v2');
+    expect(() => calls.pieces(cache, ids, undefined)).toThrow(noMemory);
+    expect(allocations()).toBe(before);
+    shortOf.clear();
+    runPieces(calls.pieces(cache, ids, undefined));
+    expect(cache.length).toBe(3);
+    expect(runs).toEqual(['begin', 'attend', 'between', 'attend']);
+    const kept = allocations();
+    shortOf.add('cuMemAlloc_v2');
+    for (let i = 0; i < 3; i++) expect(() => calls.pieces(cache, ids, slice)).toThrow(noMemory);
+    expect([allocations(), cache.length]).toEqual([kept, 3]);
+    // Without scores there is nothing to take.
+    runPieces(calls.pieces(cache, ids, undefined));
+    calls.close();
+    cache.close();
+    expect([allocations(), live.size]).toEqual([0, 0]);
   });
 });

@@ -5,13 +5,13 @@ import { decodeHalfInto } from '../../core/half.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import type { DenseCache } from '../runtime.ts';
 import type { DeviceMemory } from './device.ts';
-import type { Gpu } from './gpu.ts';
+import type { TensorGpu } from './gpu.ts';
 import type { DenseLayer } from './layer-runner.ts';
 import type { RowTransfer } from './row-transfer.ts';
 
 /** What dense caches of a model share. */
 export interface DenseCacheOptions {
-  readonly gpu: Gpu;
+  readonly gpu: TensorGpu;
   readonly layout: KvLayout;
   readonly transfer: RowTransfer;
 }

@@ -1,23 +1,24 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
+import { Made } from '../../core/made.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { Pieces, ScoreSlice } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { CudaDenseCache } from './dense-cache.ts';
 import type { DeviceMemory } from './device.ts';
-import type { Gpu } from './gpu.ts';
+import type { TensorGpu } from './gpu.ts';
 import type { HeadDim } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import type { DeviceWeights } from './weights.ts';
 
 /** What dense calls work with. */
 export interface DenseCallsOptions {
-  readonly gpu: Gpu;
+  readonly gpu: TensorGpu;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
-  readonly sessions: LayerSessions;
-  readonly weights: DeviceWeights;
+  readonly sessions: Pick<LayerSessions, 'get'>;
+  readonly weights: Pick<DeviceWeights, 'inputs' | 'head'>;
 }
 
 /** Most tokens of a call: enough for matrix products to be bound by arithmetic. */
@@ -32,6 +33,7 @@ const predictedTokens = 128;
 /** Prefill and reconstruction passes over dense caches. */
 export class DenseCalls implements Closeable {
   readonly #options: DenseCallsOptions;
+  readonly #workspaces = new Made();
   readonly #idle: Workspace[] = [];
 
   constructor(options: DenseCallsOptions) {
@@ -44,7 +46,7 @@ export class DenseCalls implements Closeable {
    * @throws ReadonceError `out_of_memory`
    */
   pieces(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): Pieces {
-    const workspace = this.#idle.pop() ?? new Workspace(this.#options);
+    const workspace = this.#idle.pop() ?? this.#workspaces.add(new Workspace(this.#options));
     try {
       workspace.reserve(slice);
     } catch (error) {
@@ -73,7 +75,8 @@ export class DenseCalls implements Closeable {
   }
 
   close(): void {
-    for (const workspace of this.#idle.splice(0)) workspace.close();
+    this.#idle.length = 0;
+    this.#workspaces.close();
   }
 }
 

@@ -42,4 +42,4 @@ export class Gpu implements Closeable {
 export type KernelGpu = Pick<Gpu, 'device' | 'stream' | 'kernels'>;
 
 /** What of a GPU makes ONNX Runtime's values of its memory, besides. */
-export type TensorGpu = KernelGpu & { readonly ort: Pick<OrtDevice, 'tensor'> };
+export type TensorGpu = KernelGpu & { readonly ort: Pick<OrtDevice, 'tensor' | 'hostTensor'> };
