@@ -29,7 +29,12 @@ function refuse(): never {
 /** A pool that has room for all, on a device that has memory for `most` contexts. */
 function open(most: number) {
   const open = new Set<ContextCache>();
-  const state = { viewsToFail: 0, restores: 0, mostWhileComputing: Infinity };
+  const state = {
+    viewsToFail: 0,
+    restores: 0,
+    mostWhileComputing: Infinity,
+    mostWhileEncoding: Infinity,
+  };
   const watch = (cache: ContextCache): ContextCache => {
     open.add(cache);
     const close = cache.close.bind(cache);
@@ -68,6 +73,14 @@ function open(most: number) {
       if (name === 'forward') {
         return (slots: readonly ForwardSlot[]) =>
           open.size > state.mostWhileComputing ? refuse() : target.forward(slots);
+      }
+      if (name === 'createDense') {
+        return (capacity: number) => {
+          const dense = target.createDense(capacity);
+          const pairs = dense.pairs.bind(dense);
+          dense.pairs = (...of) => (open.size > state.mostWhileEncoding ? refuse() : pairs(...of));
+          return dense;
+        };
       }
       if (name === 'prefill') {
         return (...call: Parameters<Runtime['prefill']>) =>
@@ -139,6 +152,11 @@ describe('where a device has no memory left', () => {
     const call = { request, document, onProgress: () => undefined, signal };
     await ingest({ ...parts, sliceTokens: 8 }, call);
     expect(openCaches()).toBe(0);
+    use(loaded, a, b);
+    Object.assign(state, { mostWhileComputing: Infinity, mostWhileEncoding: 1 });
+    await bench.engine.store.delete(document.id);
+    await ingest({ ...parts, sliceTokens: 8 }, call);
+    expect(openCaches()).toBe(1);
     loaded.close();
   });
 
