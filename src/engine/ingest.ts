@@ -14,6 +14,7 @@ import type { TokenizedDocument } from './document.ts';
 import type { LoadedContexts } from './loaded-contexts.ts';
 import type { IngestProgress, IngestRequest } from './protocol.ts';
 import { RankedPairs } from './ranked-pairs.ts';
+import { runPiecesWithRoom } from './retried-pieces.ts';
 import type { Scheduler } from './scheduler.ts';
 
 /** What all ingestions of an engine share. Nothing of it is closed by an ingestion. */
@@ -190,13 +191,13 @@ class Ingestion {
     const { signal, onProgress } = this.#call;
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
-      for (const piece of loaded.withRoom(() => work(slice))) {
-        await scheduler.piece(() => {
+      const run = (piece: () => void): Promise<void> =>
+        scheduler.piece(() => {
           const startMs = clock.monotonicMs();
           piece();
           this.#computeMs += clock.monotonicMs() - startMs;
         }, signal);
-      }
+      await runPiecesWithRoom(loaded, () => work(slice), run);
       onProgress({ phase, done: Math.max(0, done + start + slice.length), total });
     }
   }

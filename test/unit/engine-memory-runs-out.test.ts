@@ -7,7 +7,13 @@ import { ingest } from '../../src/engine/ingest.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import { readPrompt } from '../../src/engine/prompt-context.ts';
 import { Scheduler } from '../../src/engine/scheduler.ts';
-import type { ContextCache, ForwardSlot, HostTier, Runtime } from '../../src/runtime/runtime.ts';
+import type {
+  ContextCache,
+  ForwardSlot,
+  HostTier,
+  Pieces,
+  Runtime,
+} from '../../src/runtime/runtime.ts';
 import { ingestRequest } from '../support/engine.ts';
 import { LoadedBench, request, use } from '../support/loaded-contexts.ts';
 
@@ -34,6 +40,7 @@ function open(most: number) {
     restores: 0,
     mostWhileComputing: Infinity,
     mostWhileEncoding: Infinity,
+    mostInLastPieces: Infinity,
   };
   const watch = (cache: ContextCache): ContextCache => {
     open.add(cache);
@@ -48,6 +55,15 @@ function open(most: number) {
       return view(lengths);
     };
     return cache;
+  };
+  const cut = function* (pieces: Pieces): Generator<() => void> {
+    let run = 0;
+    for (const piece of pieces) {
+      yield () => {
+        if (run++ > 0 && open.size > state.mostInLastPieces) refuse();
+        piece();
+      };
+    }
   };
   const hostTier: HostTier = {
     poolBytes: 2 ** 30,
@@ -84,7 +100,10 @@ function open(most: number) {
       }
       if (name === 'prefill') {
         return (...call: Parameters<Runtime['prefill']>) =>
-          open.size > state.mostWhileComputing ? refuse() : target.prefill(...call);
+          open.size > state.mostWhileComputing ? refuse() : cut(target.prefill(...call));
+      }
+      if (name === 'score') {
+        return (...call: Parameters<Runtime['score']>) => cut(target.score(...call));
       }
       if (name === 'contextOf') {
         return (dense: Parameters<Runtime['contextOf']>[0]) => watch(target.contextOf(dense));
@@ -147,9 +166,9 @@ describe('where a device has no memory left', () => {
     (await readPrompt({ ...parts, sliceTokens: 8 }, prompt)).close();
     expect(openCaches()).toBe(0);
     use(loaded, a, b);
-    const request = ingestRequest('4 4 4');
-    const document = tokenizeDocument(checkpoint, request);
-    const call = { request, document, onProgress: () => undefined, signal };
+    const asked = ingestRequest('4 4 4');
+    const document = tokenizeDocument(checkpoint, asked);
+    const call = { request: asked, document, onProgress: () => undefined, signal };
     await ingest({ ...parts, sliceTokens: 8 }, call);
     expect(openCaches()).toBe(0);
     use(loaded, a, b);
@@ -157,6 +176,34 @@ describe('where a device has no memory left', () => {
     await bench.engine.store.delete(document.id);
     await ingest({ ...parts, sliceTokens: 8 }, call);
     expect(openCaches()).toBe(1);
+    loaded.close();
+  });
+
+  it('documents are read on where it ran out, with the same result', async () => {
+    const [a, b, c] = records as [ContextRecord, ContextRecord, ContextRecord];
+    const { runtime, loaded, state, openCaches } = open(3);
+    const { scheduler, checkpoint, store } = bench.engine;
+    const asked = ingestRequest('5 5 5 6 7');
+    const document = tokenizeDocument(checkpoint, asked);
+    const read = async () => {
+      const parts = { runtime, loaded, scheduler, checkpoint, store, clock: systemClock };
+      const { signal } = new AbortController();
+      const call = { request: asked, document, onProgress: () => undefined, signal };
+      const { record } = await ingest({ ...parts, sliceTokens: 8 }, call);
+      const logits = bench.expectedLogits(record);
+      await store.delete(record.id);
+      return { pairCounts: record.pairCounts, logits };
+    };
+    const expected = await read();
+    use(loaded, a, b, c);
+    state.mostInLastPieces = 1;
+    expect(await read()).toEqual(expected);
+    expect(openCaches()).toBe(1);
+    const used = loaded.acquire(request(c));
+    state.mostInLastPieces = 0;
+    await expect(read()).rejects.toEqual(noMemory);
+    expect(openCaches()).toBe(1);
+    loaded.release(used);
     loaded.close();
   });
 
