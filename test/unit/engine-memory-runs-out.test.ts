@@ -216,6 +216,22 @@ describe('where a device has no memory left', () => {
     loaded.close();
   });
 
+  it('nothing gives way for what the device could never hold', () => {
+    const { loaded, openCaches } = open(2);
+    use(loaded, ...records.slice(0, 1));
+    const details = { sizeBytes: 101, freeBytes: 50, totalBytes: 100 };
+    const ask = (sizeBytes: number) => () =>
+      loaded.withRoom(() => {
+        const options = { details: { ...details, sizeBytes } };
+        throw new ReadonceError('out_of_memory', 'too much', options);
+      });
+    expect(ask(101)).toThrow('too much');
+    expect(openCaches()).toBe(1);
+    expect(ask(100)).toThrow('too much');
+    expect(openCaches()).toBe(0);
+    loaded.close();
+  });
+
   it('a context whose rows could not all be loaded is loaded again, not answered from', () => {
     const [a] = records as [ContextRecord];
     const { loaded, state, openCaches } = open(2);
