@@ -1,13 +1,10 @@
-import { availableParallelism } from 'node:os';
 import { systemClock } from '../core/clock.ts';
 import type { CompressionSpec } from '../core/compression-spec.ts';
 import type { StoredContext } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { kvLayout } from '../model/config.ts';
-import { loadCheckpoint } from '../model/load.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import { deviceLabel, type ChosenDevice } from '../runtime/choose-device.ts';
-import { createRuntime } from '../runtime/create-runtime.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 import type { Logger } from '../observability/logger.ts';
 import { openContextStore } from '../../storage/open-store.ts';
@@ -20,7 +17,6 @@ import { familiesOf, sameTokens, tokenizeDocument, type TokenizedDocument } from
 import { ingest, type IngestCall } from './ingest.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import { LoadedContexts } from './loaded-contexts.ts';
-import { fitDevice, pickDevice } from './pick-device.ts';
 import { readingQueue } from './prompt-context.ts';
 import type {
   EngineAnswer,
@@ -36,13 +32,11 @@ import type {
 } from './protocol.ts';
 import { readerThreads } from './reader-threads.ts';
 import { rememberTokens } from './remembered-tokens.ts';
+import { placeModel, startModel, type RunningModel } from './running-model.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sessions } from './sessions.ts';
 
-type EngineLimits = Pick<
-  EngineOptions,
-  'poolBytes' | 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'
->;
+type EngineLimits = Pick<EngineOptions, 'maxRunningQueries' | 'maxQueryWaitMs' | 'maxSessions'>;
 
 /** Needs the least room of all: what fits in no other way fits in this. */
 const keepAll: CompressionSpec = {
@@ -72,13 +66,7 @@ export class EngineHost {
   #closed: Promise<void> | undefined;
 
   private constructor(
-    parts: {
-      readonly checkpoint: Checkpoint;
-      readonly runtime: Runtime;
-      readonly device: ChosenDevice;
-      readonly store: ContextStore;
-      readonly logger: Logger;
-    },
+    parts: RunningModel & { readonly store: ContextStore; readonly logger: Logger },
     options: EngineLimits,
   ) {
     const tokenizer = rememberTokens(parts.checkpoint.tokenizer);
@@ -89,14 +77,15 @@ export class EngineHost {
     this.#device = parts.device;
     const { runtime } = parts;
     this.#maxWaitMs = options.maxQueryWaitMs;
+    const loaded = new LoadedContexts(parts);
+    this.#loaded = loaded;
     this.#scheduler = new Scheduler({
       runtime,
       clock: systemClock,
+      withRoom: (call) => loaded.withRoom(call),
       maxRunning: options.maxRunningQueries,
       maxWaitMs: this.#maxWaitMs,
     });
-    const poolBytes = options.poolBytes > 0 ? options.poolBytes : runtime.defaultPoolBytes();
-    this.#loaded = new LoadedContexts({ ...parts, runtime, poolBytes });
     this.#sessions = new Sessions({
       runtime,
       loaded: this.#loaded,
@@ -107,18 +96,7 @@ export class EngineHost {
 
   /** @throws ReadonceError of the device, the model, the store or the runtime */
   static async start(options: EngineOptions, logger: Logger): Promise<EngineHost> {
-    let device = pickDevice(options, logger);
-    const { model, cacheFolder, decodeWeights } = options;
-    const checkpoint = await loadCheckpoint({
-      model,
-      cacheFolder,
-      decodeWeights,
-      keepHalf: (config) => {
-        device = fitDevice(device, { config, options, logger });
-        return device.device === 'cuda';
-      },
-      log: logger,
-    });
+    const placed = await placeModel({ options, logger });
     const store = await openContextStore({
       folder: options.storeFolder,
       maxBytes: options.storeMaxBytes,
@@ -128,16 +106,8 @@ export class EngineHost {
     try {
       // An engine that died leaves its work half-done, and its server may live on.
       await store.sweep();
-      const runtime = await createRuntime(checkpoint, {
-        device,
-        threads: availableParallelism(),
-        poolBytes: options.poolBytes,
-        maxRunning: options.maxRunningQueries,
-        devicePrecision: options.devicePrecision,
-      });
-      const host = new EngineHost({ checkpoint, runtime, device, store, logger }, options);
-      host.#runtime.warm();
-      return host;
+      const model = await startModel(placed, { options, logger });
+      return new EngineHost({ ...model, store, logger }, options);
     } catch (error) {
       await store.close();
       throw error;
@@ -324,10 +294,13 @@ export class EngineHost {
   async #end(): Promise<void> {
     this.#scheduler.close();
     await Promise.allSettled(this.#running);
-    this.#sessions.close();
-    this.#loaded.close();
-    this.#runtime.close();
-    await this.#store.close();
+    try {
+      this.#sessions.close();
+      this.#loaded.close();
+      this.#runtime.close();
+    } finally {
+      await this.#store.close();
+    }
   }
 
   async #noteDamage<T>(contextId: string, call: Promise<T>): Promise<T> {

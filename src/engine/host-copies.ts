@@ -64,12 +64,15 @@ export class HostCopies {
     return kept.copy;
   }
 
-  /** A context with all rows of a copy, which stays while `makeRoom` lets others give way. */
-  restore(copy: HostCopy, makeRoom: () => void): ContextCache {
+  /**
+   * A context with at least `lengths` rows of a copy, which stays while `makeRoom` lets others give
+   * way.
+   */
+  restore(copy: HostCopy, lengths: Uint32Array, makeRoom: () => void): ContextCache {
     this.#restoring = copy;
     try {
       makeRoom();
-      return this.#tier.restore(copy);
+      return this.#tier.restore(copy, lengths);
     } finally {
       this.#restoring = undefined;
     }

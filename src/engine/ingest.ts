@@ -14,6 +14,7 @@ import type { TokenizedDocument } from './document.ts';
 import type { LoadedContexts } from './loaded-contexts.ts';
 import type { IngestProgress, IngestRequest } from './protocol.ts';
 import { RankedPairs } from './ranked-pairs.ts';
+import { runPiecesWithRoom } from './retried-pieces.ts';
 import type { Scheduler } from './scheduler.ts';
 
 /** What all ingestions of an engine share. Nothing of it is closed by an ingestion. */
@@ -153,7 +154,7 @@ class Ingestion {
   }
 
   persist(kept: KeptPairs, timings: (nowMs: number) => IngestTimings): Promise<StoredContext> {
-    const { store } = this.#dependencies;
+    const { store, loaded } = this.#dependencies;
     const { request, signal, onProgress } = this.#call;
     const { plan, compression } = this.#document;
     const precision = resolvePrecision(compression.precision);
@@ -166,7 +167,7 @@ class Ingestion {
       request,
       document: this.#document,
       lengths: kept.counts.map((count) => plan.prefixTokens + count),
-      pairs: (head) => pairs.encode(head),
+      pairs: (head) => loaded.withRoom(() => pairs.encode(head)),
       ranking: (head) => pairs.ranking(head),
       timings,
       onProgress,
@@ -186,17 +187,17 @@ class Ingestion {
     { done, total }: { readonly done: number; readonly total: number },
     work: (slice: Int32Array) => Pieces,
   ): Promise<void> {
-    const { scheduler, clock, sliceTokens } = this.#dependencies;
+    const { scheduler, clock, loaded, sliceTokens } = this.#dependencies;
     const { signal, onProgress } = this.#call;
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
-      for (const piece of work(slice)) {
-        await scheduler.piece(() => {
+      const run = (piece: () => void): Promise<void> =>
+        scheduler.piece(() => {
           const startMs = clock.monotonicMs();
           piece();
           this.#computeMs += clock.monotonicMs() - startMs;
         }, signal);
-      }
+      await runPiecesWithRoom(loaded, () => work(slice), run);
       onProgress({ phase, done: Math.max(0, done + start + slice.length), total });
     }
   }

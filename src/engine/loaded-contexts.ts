@@ -101,7 +101,8 @@ export class LoadedContexts {
 
   /**
    * Runs what takes memory of the runtime. Where that runs out, though the pool has room, idle
-   * contexts give way one after another, and it is tried again.
+   * contexts give way one after another, and it is tried again: `work` must leave nothing half-done
+   * when it fails.
    */
   withRoom<T>(work: () => T): T {
     for (;;) {
@@ -280,7 +281,7 @@ export class LoadedContexts {
     }
   }
 
-  /** An entry with all rows of a copy in host memory, where that is sooner than to read them. */
+  /** An entry with rows of a copy in host memory, where that is sooner than to read them. */
   #restore(
     record: ContextRecord,
     { lengths, tailBytes }: { readonly lengths: Uint32Array; readonly tailBytes: number },
@@ -290,15 +291,15 @@ export class LoadedContexts {
     const isHeld = held !== undefined && lengths.every((length, i) => length <= (held[i] ?? 0));
     if (isHeld || (loaded?.users ?? 0) > 0) return undefined;
     const copy = this.#copies?.find(record, lengths);
-    const room = this.#options.poolBytes - this.#bytesInUse() - tailBytes;
-    if (copy === undefined || this.#bytesOf(copy.lengths) > room) return undefined;
+    if (copy === undefined) return undefined;
+    const bytes = this.#bytesOf(copy.covering(lengths)) + tailBytes;
+    if (bytes > this.#options.poolBytes - this.#bytesInUse()) return undefined;
     if (loaded !== undefined) this.#remove(loaded);
-    const bytes = this.#bytesOf(copy.lengths) + tailBytes;
     try {
-      const cache = this.#copies?.restore(copy, () => this.#makeRoom(bytes, undefined));
+      const cache = this.#copies?.restore(copy, lengths, () => this.#makeRoom(bytes, undefined));
       return cache && { record, cache, seen: new Map(), users: 0 };
     } catch (error) {
-      // A copy may have more rows than are asked for: these are read.
+      // What comes back of a copy may be more than is asked for, which is read.
       if (!ranOut(error)) throw error;
       return undefined;
     }

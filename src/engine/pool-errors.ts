@@ -26,10 +26,12 @@ export function noRoom(details: {
 }
 
 /**
- * Whether the runtime's memory ran out: others may give way. What could never be held is refused
- * by `tooLarge`, before any memory is taken.
+ * Whether the runtime's memory ran out: others may give way. What the pool could never hold is
+ * refused by `tooLarge`, before any memory is taken; nobody gives way either to what a device could
+ * never hold.
  */
 export function ranOut(error: unknown): boolean {
   if (!(error instanceof ReadonceError) || error.code !== 'out_of_memory') return false;
-  return !('poolBytes' in error.details);
+  const { sizeBytes = 0, totalBytes = Infinity } = error.details;
+  return !('poolBytes' in error.details) && Number(sizeBytes) <= Number(totalBytes);
 }

@@ -2,9 +2,11 @@ import {
   firstTokens,
   type ContextCache,
   type ContextView,
+  type Pieces,
   type Runtime,
 } from '../runtime/runtime.ts';
 import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
+import { runPiecesWithRoom } from './retried-pieces.ts';
 import type { Scheduler } from './scheduler.ts';
 
 /** What reading a prompt needs of an engine. */
@@ -86,7 +88,8 @@ async function prefilled(
   try {
     for (let start = 0; start < ids.length; start += sliceTokens) {
       const slice = ids.subarray(start, start + sliceTokens);
-      for (const piece of runtime.prefill(dense, slice)) await scheduler.piece(piece, signal);
+      const call = (): Pieces => runtime.prefill(dense, slice);
+      await runPiecesWithRoom(loaded, call, (piece) => scheduler.piece(piece, signal));
     }
     return loaded.withRoom(() => runtime.contextOf(dense));
   } finally {

@@ -26,6 +26,8 @@ export interface SchedulerLimits {
 export interface SchedulerOptions extends SchedulerLimits {
   readonly runtime: Pick<Runtime, 'forward'>;
   readonly clock: Clock;
+  /** Runs a call, again when others have given way to it; default: once. */
+  readonly withRoom?: (<T>(call: () => T) => T) | undefined;
 }
 
 /** Tokens of one call that begins queries or continues one: about what two long steps take. */
@@ -64,8 +66,9 @@ interface Queued {
  * 3. pieces of other work, as long as they have less time behind them than the round had: of
  *    loading contexts that queries wait for, then of ingestions.
  *
- * *Failures.* Where a call of several slots fails, its slots are computed one by one, each in place
- * of a step, and only those fail that fail alone: a tail that finds no memory ends one answer.
+ * *Failures.* A call that finds no memory is tried again while others give way (`withRoom`). Where
+ * one of several slots fails, its slots are computed one by one, each in place of a step, and only
+ * those fail that fail alone: a tail that finds no memory ends one answer.
  *
  * *Shares.* So a large document gets half of the device beside running answers, whatever they
  * take, and all of it when nobody asks. A piece is as long as it is; it begins if at least half of
@@ -290,12 +293,14 @@ export class Scheduler implements Closeable {
 
   #compute(batch: readonly Waiting[]): boolean {
     if (batch.length === 0) return false;
-    const rows = batch.map(({ slot }) => slot.tail.length);
+    const { runtime, withRoom = once } = this.#options;
+    const slots = batch.map(({ slot }) => slot);
+    const rows = slots.map(({ tail }) => tail.length);
     try {
-      const logits = this.#options.runtime.forward(batch.map(({ slot }) => slot));
+      const logits = withRoom(() => runtime.forward(slots));
       for (const [i, { resolve }] of batch.entries()) resolve(logits[i] as Logits);
     } catch (error) {
-      const isUndone = batch.every(({ slot }, i) => slot.tail.length === rows[i]);
+      const isUndone = slots.every(({ tail }, i) => tail.length === rows[i]);
       if (batch.length > 1 && isUndone) this.#alone.push(...batch);
       else for (const { reject } of batch) reject(error);
     }
@@ -305,6 +310,10 @@ export class Scheduler implements Closeable {
   #checkOpen(): void {
     if (this.#isClosed) throw closing();
   }
+}
+
+function once<T>(call: () => T): T {
+  return call();
 }
 
 function begins({ slot }: Waiting): boolean {

@@ -1,6 +1,6 @@
 import { ReadonceError } from '../core/errors.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { modelCheck, requireKernels } from './cuda/model-check.ts';
+import { memoryCheck, modelCheck, requireKernels } from './cuda/model-check.ts';
 import { deviceCheck, type CudaCheck, type CudaProbe } from './cuda/probe.ts';
 
 /** What a configuration may ask for. */
@@ -43,6 +43,8 @@ export function checksOf(
   // Where CUDA cannot be, a device is not missing.
   if (platform?.ok === false) return probe.checks;
   const ofModel = model === undefined ? [] : [modelCheck(model)];
+  const device = probe.devices[deviceIndex];
+  if (model !== undefined && device !== undefined) ofModel.push(memoryCheck(model, device));
   return [...probe.checks, deviceCheck(probe, deviceIndex), ...ofModel];
 }
 

@@ -70,6 +70,11 @@ export interface HostCopy {
   readonly lengths: Uint32Array;
   /** Bytes of host memory held. */
   readonly sizeBytes: number;
+  /**
+   * Rows of each head that come back where `lengths` are asked for, at most its own: the next ones
+   * too, to the end of a piece.
+   */
+  covering(lengths: Uint32Array): Uint32Array;
   /** Gives its memory back; idempotent. */
   close(): void;
 }
@@ -83,10 +88,12 @@ export interface HostTier {
   /** @throws ReadonceError `out_of_memory` */
   copy(context: ContextCache): HostCopy;
   /**
-   * A context with all rows of a copy, which stays as it is. The same bits as what was copied.
+   * A context with the first rows of a copy, as many as its `covering(lengths)` says. The copy
+   * stays as it is. The same bits as what was copied.
+   * @param lengths default: all
    * @throws ReadonceError `out_of_memory`
    */
-  restore(copy: HostCopy): ContextCache;
+  restore(copy: HostCopy, lengths?: Uint32Array): ContextCache;
 }
 
 /** Rows of a loaded context that queries attend to. */
@@ -201,11 +208,15 @@ export interface Runtime {
    */
   contextOf(cache: DenseCache): ContextCache;
   createTail(): Tail;
-  /** Appends the tokens to the cache; computes no logits. Positions are the rows. */
+  /**
+   * Appends the tokens to the cache; computes no logits. Positions are the rows.
+   * @throws ReadonceError `out_of_memory`: others may give way, and it be called again
+   */
   prefill(cache: DenseCache, ids: Int32Array): Pieces;
   /**
    * Appends the slice's tokens and raises `slice.scores`: per KV head, the softmax over sinks,
    * chunk and own keys (causal), maximum over the slice's queries and the head's query group.
+   * @throws ReadonceError `out_of_memory`, as `prefill`
    */
   score(cache: DenseCache, slice: ScoreSlice): Pieces;
   /**

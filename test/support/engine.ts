@@ -65,7 +65,8 @@ export class TestEngine {
     this.clock = clock;
     this.runtime = createOrtCpuRuntime(checkpoint, { threads: 2 });
     this.sliceTokens = sliceTokens ?? this.runtime.sliceTokens;
-    this.scheduler = new Scheduler({ runtime: this.runtime, clock: this.clock, ...limits });
+    const withRoom = <T>(call: () => T): T => this.#loaded.withRoom(call);
+    this.scheduler = new Scheduler({ runtime: this.runtime, clock, withRoom, ...limits });
     this.#poolBytes = poolBytes;
     this.#storeOptions = parts.storeOptions;
     this.#store = parts.store;

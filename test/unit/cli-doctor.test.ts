@@ -56,20 +56,25 @@ describe('the verdict', () => {
 
   it('is of the configured model, too', async () => {
     const { config } = await outlineModel({ model: 'reader-mini', cacheFolder: folder });
-    const model = { ...defined(config, 'a config'), headDim: 96 };
-    const judge = (device: WantedDevice) =>
+    const small = defined(config, 'a config');
+    const judge = (device: WantedDevice, model = { ...small, headDim: 96 }) =>
       makeReport({ wish: { device, deviceIndex: 0 }, general: sound, probe: probeOf(), model });
     expect(judge('auto')).toMatchObject({ ok: true, device: { auto: 'cpu', runs: 'cpu' } });
     expect(judge('auto').device.reason).toMatch(/^model-kernels: the model has heads of 96/);
     expect(judge('cuda')).toMatchObject({ ok: false, device: { runs: null } });
     expect(describeReport(judge('cuda'))).toMatch(/fails {2}model-kernels .*\n.*--device cpu/);
-    const { cuda } = makeReport({
-      wish: { device: 'auto', deviceIndex: 0 },
-      general: sound,
-      probe: probeOf(),
-      model: defined(config, 'a config'),
-    });
-    expect(cuda.at(-1)).toMatchObject({ name: 'model-kernels', ok: true });
+    expect(judge('cuda', small).cuda.slice(-2)).toMatchObject([
+      { name: 'model-kernels', ok: true },
+      { name: 'model-memory', ok: true, found: 'weights of 0.0 GB, the device has 85.0 GB' },
+    ]);
+    // 45.1 billion weights of its feed-forward layers, and some of attention.
+    const large = { ...small, hiddenSize: 8192, feedForwardSize: 28_672, layers: 64 };
+    const reason = 'model-memory: weights of 91.4 GB, the device has 85.0 GB';
+    expect(judge('auto', large)).toMatchObject({ ok: true, device: { runs: 'cpu', reason } });
+    expect(judge('cuda', large).ok).toBe(false);
+    expect(describeReport(judge('cuda', large))).toMatch(
+      /fails {2}model-memory .*\n.*--device cpu/,
+    );
   });
 
   it('says why auto takes the CPU', () => {

@@ -87,6 +87,28 @@ describe('copies of contexts in host memory', () => {
     expect(loads.map(piecesOf)).toEqual(slabs);
   });
 
+  it('come back as far as they are asked for, to the end of a piece', () => {
+    const { tier, context, launches } = open();
+    const copy = tier.copy(context(rowsOf(small), 1000));
+    const stores = launches.splice(0);
+    expect(stores).toHaveLength(2);
+    const some = Uint32Array.of(300, 0);
+    expect([...copy.covering(some)]).toEqual([512, 0]);
+    const restored = tier.restore(copy, some);
+    expect([...restored.lengths]).toEqual([512, 0]);
+    // Nothing of the second slab is wanted.
+    const [load, ...others] = launches.splice(0).map(piecesOf);
+    expect(others).toEqual([]);
+    expect(load).toMatchObject([
+      { head: 0, rows: [0, 256] },
+      { head: 0, rows: [256, 512] },
+    ]);
+    const whole = tier.restore(copy);
+    expect([...whole.lengths]).toEqual([rowsOf(small), 1000]);
+    const rows = launches.flatMap(piecesOf).reduce((sum, { rows: [a, b] }) => sum + b - a, 0);
+    expect(rows).toBe(rowsOf(small) + 1000);
+  });
+
   it('use slabs again, and give those of the other size up for room', () => {
     const { tier, context, pinned, allocations } = open(large + small);
     const [little, much] = [context(1, 1), context(rowsOf(large), 0)];

@@ -52,6 +52,7 @@ class CountingTier implements HostTier {
     const copy: HostCopy = {
       lengths: context.lengths.slice(),
       sizeBytes: this.copyBytes(context.lengths),
+      covering: (lengths) => lengths,
       close: () => {
         this.open--;
         cache.close();
@@ -61,10 +62,11 @@ class CountingTier implements HostTier {
     return copy;
   }
 
-  restore(copy: HostCopy): ContextCache {
+  restore(copy: HostCopy, lengths = copy.lengths): ContextCache {
     this.done.push('restore');
     const context = this.#runtime.createContext(copy.lengths);
     context.copyFrom(this.#caches.get(copy) as ContextCache);
+    context.resize(lengths);
     return context;
   }
 }
@@ -98,6 +100,23 @@ describe('copies in host memory', () => {
     expect(tier.done).toEqual(['copy', 'copy', 'restore', 'restore']);
     loaded.close();
     expect(tier.open).toBe(0);
+  });
+
+  it('bring back the rows that are asked for, and the rest when it is', () => {
+    const { tier, loaded } = open(2);
+    use(loaded, a, b);
+    const keepRatio = a.compression.keepRatio / 4;
+    const small = loaded.acquire(request(a, { keepRatio }));
+    expect(small.source).toBe('host');
+    expect(bench.logitsOn(small)).toEqual(bench.expectedLogits(a, keepRatio));
+    loaded.release(small);
+    // Half of b could stay.
+    expect(loaded.sizeBytes).toBeLessThan(contextBytes);
+    expect(loaded.sizeBytes).toBeGreaterThan(contextBytes / 2);
+    expect(use(loaded, b)).toEqual(['host']);
+    expect(use(loaded, a)).toEqual(['host']);
+    expect(tier.done.filter((each) => each === 'copy')).toHaveLength(2);
+    loaded.close();
   });
 
   it('leave when there is no room, the least recently used first', () => {

@@ -1,9 +1,20 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/core/clock.ts';
 import type { ContextRecord } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
+import { tokenizeDocument } from '../../src/engine/document.ts';
+import { ingest } from '../../src/engine/ingest.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import { readPrompt } from '../../src/engine/prompt-context.ts';
-import type { ContextCache, HostTier, Runtime } from '../../src/runtime/runtime.ts';
+import { Scheduler } from '../../src/engine/scheduler.ts';
+import type {
+  ContextCache,
+  ForwardSlot,
+  HostTier,
+  Pieces,
+  Runtime,
+} from '../../src/runtime/runtime.ts';
+import { ingestRequest } from '../support/engine.ts';
 import { LoadedBench, request, use } from '../support/loaded-contexts.ts';
 
 const noMemory = expect.objectContaining({ code: 'out_of_memory' }) as unknown;
@@ -24,7 +35,13 @@ function refuse(): never {
 /** A pool that has room for all, on a device that has memory for `most` contexts. */
 function open(most: number) {
   const open = new Set<ContextCache>();
-  const state = { viewsToFail: 0, restores: 0 };
+  const state = {
+    viewsToFail: 0,
+    restores: 0,
+    mostWhileComputing: Infinity,
+    mostWhileEncoding: Infinity,
+    mostInLastPieces: Infinity,
+  };
   const watch = (cache: ContextCache): ContextCache => {
     open.add(cache);
     const close = cache.close.bind(cache);
@@ -39,10 +56,24 @@ function open(most: number) {
     };
     return cache;
   };
+  const cut = function* (pieces: Pieces): Generator<() => void> {
+    let run = 0;
+    for (const piece of pieces) {
+      yield () => {
+        if (run++ > 0 && open.size > state.mostInLastPieces) refuse();
+        piece();
+      };
+    }
+  };
   const hostTier: HostTier = {
     poolBytes: 2 ** 30,
     copyBytes: () => 1,
-    copy: ({ lengths }) => ({ lengths: lengths.slice(), sizeBytes: 1, close: () => undefined }),
+    copy: ({ lengths }) => ({
+      lengths: lengths.slice(),
+      sizeBytes: 1,
+      covering: (some) => some,
+      close: () => undefined,
+    }),
     restore: () => {
       state.restores++;
       return refuse();
@@ -54,6 +85,25 @@ function open(most: number) {
       if (name === 'createContext') {
         return (lengths: Uint32Array) =>
           open.size < most ? watch(target.createContext(lengths)) : refuse();
+      }
+      if (name === 'forward') {
+        return (slots: readonly ForwardSlot[]) =>
+          open.size > state.mostWhileComputing ? refuse() : target.forward(slots);
+      }
+      if (name === 'createDense') {
+        return (capacity: number) => {
+          const dense = target.createDense(capacity);
+          const pairs = dense.pairs.bind(dense);
+          dense.pairs = (...of) => (open.size > state.mostWhileEncoding ? refuse() : pairs(...of));
+          return dense;
+        };
+      }
+      if (name === 'prefill') {
+        return (...call: Parameters<Runtime['prefill']>) =>
+          open.size > state.mostWhileComputing ? refuse() : cut(target.prefill(...call));
+      }
+      if (name === 'score') {
+        return (...call: Parameters<Runtime['score']>) => cut(target.score(...call));
       }
       if (name === 'contextOf') {
         return (dense: Parameters<Runtime['contextOf']>[0]) => watch(target.contextOf(dense));
@@ -83,12 +133,102 @@ describe('where a device has no memory left', () => {
     expect(openCaches()).toBe(0);
   });
 
+  it('idle contexts give way to the tails of running answers', async () => {
+    const [a, b, c] = records as [ContextRecord, ContextRecord, ContextRecord];
+    const { runtime, loaded, state, openCaches } = open(3);
+    const withRoom = <T>(call: () => T): T => loaded.withRoom(call);
+    const limits = { maxRunning: 2, maxWaitMs: 1000 };
+    const scheduler = new Scheduler({ runtime, clock: systemClock, withRoom, ...limits });
+    use(loaded, b, c);
+    const context = loaded.acquire(request(a));
+    const tail = runtime.createTail();
+    const slot = { context: context.view, tail, ids: Int32Array.of(5, 6), startPosition: 100 };
+    state.mostWhileComputing = 2;
+    const logits = await scheduler.forward(slot);
+    expect(logits.values()).toEqual(bench.expectedLogits(a));
+    expect(openCaches()).toBe(2);
+    state.mostWhileComputing = 0;
+    await expect(scheduler.forward(slot)).rejects.toEqual(noMemory);
+    expect([openCaches(), tail.length]).toEqual([1, 2]);
+    tail.close();
+    loaded.close();
+  });
+
+  it('idle contexts give way to documents and prompts that are read', async () => {
+    const [a, b] = records as [ContextRecord, ContextRecord];
+    const { runtime, loaded, state, openCaches } = open(3);
+    state.mostWhileComputing = 0;
+    const { scheduler, checkpoint, store } = bench.engine;
+    const parts = { runtime, loaded, scheduler, checkpoint, store, clock: systemClock };
+    const { signal } = new AbortController();
+    use(loaded, a);
+    const prompt = { ids: Int32Array.of(1, 2, 3, 4), tailTokens: 1, signal };
+    (await readPrompt({ ...parts, sliceTokens: 8 }, prompt)).close();
+    expect(openCaches()).toBe(0);
+    use(loaded, a, b);
+    const asked = ingestRequest('4 4 4');
+    const document = tokenizeDocument(checkpoint, asked);
+    const call = { request: asked, document, onProgress: () => undefined, signal };
+    await ingest({ ...parts, sliceTokens: 8 }, call);
+    expect(openCaches()).toBe(0);
+    use(loaded, a, b);
+    Object.assign(state, { mostWhileComputing: Infinity, mostWhileEncoding: 1 });
+    await bench.engine.store.delete(document.id);
+    await ingest({ ...parts, sliceTokens: 8 }, call);
+    expect(openCaches()).toBe(1);
+    loaded.close();
+  });
+
+  it('documents are read on where it ran out, with the same result', async () => {
+    const [a, b, c] = records as [ContextRecord, ContextRecord, ContextRecord];
+    const { runtime, loaded, state, openCaches } = open(3);
+    const { scheduler, checkpoint, store } = bench.engine;
+    const asked = ingestRequest('5 5 5 6 7');
+    const document = tokenizeDocument(checkpoint, asked);
+    const read = async () => {
+      const parts = { runtime, loaded, scheduler, checkpoint, store, clock: systemClock };
+      const { signal } = new AbortController();
+      const call = { request: asked, document, onProgress: () => undefined, signal };
+      const { record } = await ingest({ ...parts, sliceTokens: 8 }, call);
+      const logits = bench.expectedLogits(record);
+      await store.delete(record.id);
+      return { pairCounts: record.pairCounts, logits };
+    };
+    const expected = await read();
+    use(loaded, a, b, c);
+    state.mostInLastPieces = 1;
+    expect(await read()).toEqual(expected);
+    expect(openCaches()).toBe(1);
+    const used = loaded.acquire(request(c));
+    state.mostInLastPieces = 0;
+    await expect(read()).rejects.toEqual(noMemory);
+    expect(openCaches()).toBe(1);
+    loaded.release(used);
+    loaded.close();
+  });
+
   it('nothing gives way for what the pool could never hold', () => {
     const [a, b] = records as [ContextRecord, ContextRecord];
     const { loaded, openCaches } = open(2);
     use(loaded, a);
     expect(() => loaded.acquire(request(b, { tailTokens: 2 ** 24 }))).toThrow(noMemory);
     expect(openCaches()).toBe(1);
+    loaded.close();
+  });
+
+  it('nothing gives way for what the device could never hold', () => {
+    const { loaded, openCaches } = open(2);
+    use(loaded, ...records.slice(0, 1));
+    const details = { sizeBytes: 101, freeBytes: 50, totalBytes: 100 };
+    const ask = (sizeBytes: number) => () =>
+      loaded.withRoom(() => {
+        const options = { details: { ...details, sizeBytes } };
+        throw new ReadonceError('out_of_memory', 'too much', options);
+      });
+    expect(ask(101)).toThrow('too much');
+    expect(openCaches()).toBe(1);
+    expect(ask(100)).toThrow('too much');
+    expect(openCaches()).toBe(0);
     loaded.close();
   });
 

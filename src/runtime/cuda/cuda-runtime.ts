@@ -1,7 +1,7 @@
 import { assert } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import { Made } from '../../core/made.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
-import type { ComputeType } from '../../graph/layer-graphs.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
 import { appendTogether, checkTogether } from '../forward-slots.ts';
 import type {
@@ -81,16 +81,14 @@ class CudaRuntime implements Runtime {
   readonly rowBytes: number;
   readonly sliceTokens = mostDenseTokens;
   readonly hostTier: CudaHostTier;
-  readonly #type: ComputeType = 'float16';
   readonly #gpu: Gpu;
-  readonly #weights: DeviceWeights;
-  readonly #sessions: LayerSessions;
   readonly #transfer: RowTransfer;
   readonly #blocks: BlockPool;
   readonly #poolBytes: number;
   readonly #caches: CachesOptions;
   readonly #dense: DenseCalls;
   readonly #queries: QueryCalls;
+  readonly #made = new Made();
   #open = true;
 
   constructor(source: GraphSource, options: CudaRuntimeOptions) {
@@ -100,29 +98,42 @@ class CudaRuntime implements Runtime {
     const headDim = source.config.headDim as HeadDim;
     const keyAndValue = 2;
     this.rowBytes = keyAndValue * (precision === 'int8' ? headDim + 2 : 2 * headDim);
-    const gpu = new Gpu(deviceIndex);
-    this.#gpu = gpu;
-    this.#weights = new DeviceWeights(gpu, source, this.#type);
-    this.#sessions = new LayerSessions(gpu, source.config, this.#type);
-    this.#transfer = new RowTransfer(gpu, { headDim, type: 'f16' });
-    const { freeBytes } = gpu.device.memory();
-    this.#poolBytes = poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare);
-    this.#blocks = new BlockPool(gpu, {
-      format: precision === 'int8' ? 'i8r' : 'f16',
-      headDim,
-      poolBytes: this.#poolBytes * paddingShare,
-    });
-    const shared = { gpu, layout: this.layout, type: this.#type };
-    this.#caches = { ...shared, blocks: this.#blocks, transfer: this.#transfer };
-    const computing = {
-      ...shared,
-      config: source.config,
-      sessions: this.#sessions,
-      weights: this.#weights,
-    };
-    this.hostTier = new CudaHostTier(this.#caches, hostPoolBytes() * hostShare);
-    this.#dense = new DenseCalls(computing);
-    this.#queries = new QueryCalls({ ...computing, blocks: this.#blocks, maxRunning, launchCall });
+    const made = this.#made;
+    try {
+      const gpu = made.add(new Gpu(deviceIndex));
+      this.#gpu = gpu;
+      const weights = made.add(new DeviceWeights(gpu, source));
+      const sessions = made.add(new LayerSessions(gpu, source.config));
+      this.#transfer = made.add(new RowTransfer(gpu, { headDim, type: 'f16' }));
+      const { freeBytes } = gpu.device.memory();
+      this.#poolBytes = poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare);
+      this.#blocks = made.add(
+        new BlockPool(gpu, {
+          format: precision === 'int8' ? 'i8r' : 'f16',
+          headDim,
+          poolBytes: this.#poolBytes * paddingShare,
+        }),
+      );
+      const shared = { gpu, layout: this.layout };
+      this.#caches = { ...shared, blocks: this.#blocks, transfer: this.#transfer };
+      const computing = { ...shared, config: source.config, sessions, weights };
+      this.hostTier = made.add(new CudaHostTier(this.#caches, hostPoolBytes() * hostShare));
+      this.#dense = made.add(new DenseCalls(computing));
+      this.#queries = made.add(
+        new QueryCalls({
+          ...computing,
+          type: 'float16',
+          blocks: this.#blocks,
+          maxRunning,
+          launchCall,
+        }),
+      );
+    } catch (error) {
+      made.abandon();
+      throw error;
+    }
+    // Before anything is given back that kernels may use.
+    made.add({ close: () => this.#gpu.stream.synchronize() });
   }
 
   defaultPoolBytes(): number {
@@ -149,7 +160,7 @@ class CudaRuntime implements Runtime {
   }
 
   createDense(capacity: number): DenseCache {
-    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu, type: this.#type }, capacity);
+    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu }, capacity);
   }
 
   createContext(lengths: Uint32Array): ContextCache {
@@ -225,17 +236,8 @@ class CudaRuntime implements Runtime {
   }
 
   close(): void {
-    if (!this.#open) return;
     this.#open = false;
-    this.#gpu.stream.synchronize();
-    this.#queries.close();
-    this.#dense.close();
-    this.hostTier.close();
-    this.#blocks.close();
-    this.#transfer.close();
-    this.#sessions.close();
-    this.#weights.close();
-    this.#gpu.close();
+    this.#made.close();
   }
 
   /** All rows into blocks, layer by layer. */

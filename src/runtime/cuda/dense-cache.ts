@@ -2,23 +2,21 @@ import { assert } from '../../core/assert.ts';
 import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import { decodeHalfInto } from '../../core/half.ts';
-import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import type { DenseCache } from '../runtime.ts';
 import type { DeviceMemory } from './device.ts';
-import type { Gpu } from './gpu.ts';
+import type { TensorGpu } from './gpu.ts';
 import type { DenseLayer } from './layer-runner.ts';
 import type { RowTransfer } from './row-transfer.ts';
 
 /** What dense caches of a model share. */
 export interface DenseCacheOptions {
-  readonly gpu: Gpu;
+  readonly gpu: TensorGpu;
   readonly layout: KvLayout;
-  readonly type: ComputeType;
   readonly transfer: RowTransfer;
 }
 
-/** Of both compute types. */
+/** Of float16. */
 const elementBytes = 2;
 
 /** A document's uncompressed cache in device memory: `[kvHeads, capacity, headDim]` a layer. */
@@ -36,7 +34,7 @@ export class CudaDenseCache implements DenseCache {
   constructor(options: DenseCacheOptions, capacity: number) {
     this.#options = options;
     this.capacity = capacity;
-    const { gpu, layout, type } = options;
+    const { gpu, layout } = options;
     const { layers, kvHeads, headDim } = layout;
     // The last row's number lies behind the rows.
     this.#memory = gpu.device.allocate(2 * layers * this.#layerBytes() + 256);
@@ -44,8 +42,8 @@ export class CudaDenseCache implements DenseCache {
     const lastRow = gpu.ort.tensor('int32', this.#lastRowAddress(), [1]);
     const totalRows = gpu.ort.hostTensor(this.#totalRows, [1]);
     this.#layers = Array.from({ length: layers }, (_, layer) => ({
-      keys: gpu.ort.tensor(type, this.keysAddress(layer), shape),
-      values: gpu.ort.tensor(type, this.valuesAddress(layer), shape),
+      keys: gpu.ort.tensor('float16', this.keysAddress(layer), shape),
+      values: gpu.ort.tensor('float16', this.valuesAddress(layer), shape),
       lastRow,
       totalRows,
     }));
@@ -58,10 +56,6 @@ export class CudaDenseCache implements DenseCache {
 
   get length(): number {
     return this.#length;
-  }
-
-  get sizeBytes(): number {
-    return this.#memory.sizeBytes;
   }
 
   /** `[kvHeads, capacity, headDim]` */

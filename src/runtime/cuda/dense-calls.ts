@@ -1,25 +1,24 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
+import { Made } from '../../core/made.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
-import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
-import type { ScoreSlice } from '../runtime.ts';
+import type { Pieces, ScoreSlice } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { CudaDenseCache } from './dense-cache.ts';
 import type { DeviceMemory } from './device.ts';
-import type { Gpu } from './gpu.ts';
-import type { HeadDim, ModelType } from './kernel-shapes.ts';
+import type { TensorGpu } from './gpu.ts';
+import type { HeadDim } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import type { DeviceWeights } from './weights.ts';
 
 /** What dense calls work with. */
 export interface DenseCallsOptions {
-  readonly gpu: Gpu;
+  readonly gpu: TensorGpu;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
-  readonly type: ComputeType;
-  readonly sessions: LayerSessions;
-  readonly weights: DeviceWeights;
+  readonly sessions: Pick<LayerSessions, 'get'>;
+  readonly weights: Pick<DeviceWeights, 'inputs' | 'head'>;
 }
 
 /** Most tokens of a call: enough for matrix products to be bound by arithmetic. */
@@ -34,25 +33,36 @@ const predictedTokens = 128;
 /** Prefill and reconstruction passes over dense caches. */
 export class DenseCalls implements Closeable {
   readonly #options: DenseCallsOptions;
+  readonly #workspaces = new Made();
   readonly #idle: Workspace[] = [];
 
   constructor(options: DenseCallsOptions) {
     this.#options = options;
   }
 
-  /** Appends the tokens to the cache; with a slice also raises its scores. */
-  *pieces(
-    cache: CudaDenseCache,
-    ids: Int32Array,
-    slice: ScoreSlice | undefined,
-  ): Generator<() => void, void> {
+  /**
+   * Appends the tokens to the cache; with a slice also raises its scores. Takes the memory that it
+   * computes in at once: what finds none may be tried again.
+   * @throws ReadonceError `out_of_memory`
+   */
+  pieces(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): Pieces {
+    const workspace = this.#idle.pop() ?? this.#workspaces.add(new Workspace(this.#options));
+    try {
+      workspace.reserve(slice);
+    } catch (error) {
+      this.#idle.push(workspace);
+      throw error;
+    }
+    return this.#pieces(workspace, { cache, ids, slice });
+  }
+
+  *#pieces(workspace: Workspace, call: Call): Generator<() => void, void> {
     const { layers } = this.#options.layout;
-    const workspace = this.#idle.pop() ?? new Workspace(this.#options);
     const layersPerPiece = Math.ceil(layers / piecesPerCall);
     try {
       for (let from = 0; from < layers; from += layersPerPiece) {
         yield () => {
-          if (from === 0) workspace.begin(cache, ids, slice);
+          if (from === 0) workspace.begin(call);
           const to = Math.min(layers, from + layersPerPiece);
           for (let layer = from; layer < to; layer++) workspace.layer(layer);
           if (to === layers) workspace.finish();
@@ -65,7 +75,8 @@ export class DenseCalls implements Closeable {
   }
 
   close(): void {
-    for (const workspace of this.#idle.splice(0)) workspace.close();
+    this.#idle.length = 0;
+    this.#workspaces.close();
   }
 }
 
@@ -97,11 +108,23 @@ class Workspace implements Closeable {
     }
   }
 
-  begin(cache: CudaDenseCache, ids: Int32Array, slice: ScoreSlice | undefined): void {
+  /** Takes what a call needs beyond what all of them do. */
+  reserve(slice: ScoreSlice | undefined): void {
+    const { device, stream } = this.#options.gpu;
+    const sizeBytes = slice?.scores.byteLength ?? 0;
+    if ((this.#scores?.sizeBytes ?? 0) >= sizeBytes) return;
+    stream.synchronize();
+    this.#scores?.close();
+    this.#scores = undefined;
+    this.#scores = device.allocate(sizeBytes);
+  }
+
+  begin(call: Call): void {
+    const { cache, ids, slice } = call;
     const { stream } = this.#options.gpu;
     const tokens = ids.length;
     assert(tokens > 0 && tokens <= mostDenseTokens, `1 to ${mostDenseTokens} tokens a slice`);
-    this.#call = { cache, ids, slice };
+    this.#call = call;
     cache.expect(cache.length + tokens);
     const longs = (value: (i: number) => number): BigInt64Array =>
       BigInt64Array.from(ids, (_, i) => BigInt(value(i)));
@@ -148,27 +171,20 @@ class Workspace implements Closeable {
   }
 
   #clearScores({ scores }: ScoreSlice): void {
-    const { device, stream } = this.#options.gpu;
-    if ((this.#scores?.sizeBytes ?? 0) < scores.byteLength) {
-      stream.synchronize();
-      this.#scores?.close();
-      this.#scores = undefined;
-      this.#scores = device.allocate(scores.byteLength);
-    }
+    const { stream } = this.#options.gpu;
     const target = defined(this.#scores, 'scores').address;
     stream.fill32(target, { count: scores.length, value: 0 });
   }
 
   #score(layer: number, cache: CudaDenseCache, slice: ScoreSlice): void {
-    const { gpu, config, layout, type } = this.#options;
+    const { gpu, config, layout } = this.#options;
     const { kvHeads, headDim } = layout;
     const chunk = slice.chunkEnd - slice.chunkStart;
     if (chunk === 0) return;
     const headStride = cache.capacity * headDim;
     const keys = cache.keysAddress(layer);
-    const modelType: ModelType = type === 'float16' ? 'f16' : 'bf16';
     const pass = {
-      type: modelType,
+      type: 'f16' as const,
       headDim: headDim as HeadDim,
       queries: this.#runner.address('query'),
       queryStride: config.queryHeads * headDim,
@@ -209,7 +225,7 @@ class Workspace implements Closeable {
   }
 
   #predict(tokens: number, predictions: Int32Array): void {
-    const { gpu, config, weights, type } = this.#options;
+    const { gpu, config, weights } = this.#options;
     const { stream, kernels, device } = gpu;
     const { vocabSize } = config;
     const memory = new Layout();
@@ -223,7 +239,7 @@ class Workspace implements Closeable {
         stream.copyToDevice(this.#runner.address('rows'), numbers);
         this.#runner.end(tokens, rows);
         kernels.logits(stream, {
-          type: type === 'float16' ? 'f16' : 'bf16',
+          type: 'f16',
           hidden: this.#runner.address('hidden'),
           matrix: weights.head,
           out: arena.address(logits),
@@ -242,7 +258,7 @@ class Workspace implements Closeable {
   }
 }
 
-/** Of both compute types. */
+/** Of float16. */
 const elementBytes = 2;
 
 /** Parts that the queries are dealt in when keys are scored: fills a card with short chunks. */

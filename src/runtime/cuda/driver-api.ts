@@ -73,7 +73,6 @@ const signatures = {
   cuModuleGetFunction:
     'int cuModuleGetFunction(_Out_ uint64_t *function, uint64_t module, const char *name)',
   cuFuncSetAttribute: 'int cuFuncSetAttribute(uint64_t function, int attribute, int value)',
-  cuFuncGetAttribute: 'int cuFuncGetAttribute(_Out_ int *value, int attribute, uint64_t function)',
   cuOccupancyMaxActiveBlocksPerMultiprocessor:
     'int cuOccupancyMaxActiveBlocksPerMultiprocessor(_Out_ int *blocks, uint64_t function, int threads, size_t sharedBytes)',
   cuLaunchKernelEx:

@@ -1,4 +1,5 @@
 import type { Closeable } from '../../core/closeable.ts';
+import { Made } from '../../core/made.ts';
 import { CudaDevice } from './device.ts';
 import { KernelModule } from './kernel-module.ts';
 import { createKernels, type Kernels } from './kernels.ts';
@@ -14,29 +15,31 @@ export class Gpu implements Closeable {
   readonly stream: CudaStream;
   readonly kernels: Kernels;
   readonly ort: OrtDevice;
-  readonly #module: KernelModule;
-  #open = true;
+  readonly #made = new Made();
 
   /** @throws ReadonceError `engine_unavailable`: `readonce doctor` says what is missing */
   constructor(deviceIndex: number) {
-    this.device = CudaDevice.open(deviceIndex);
-    this.stream = this.device.createStream();
-    this.#module = KernelModule.load(this.device);
-    this.kernels = createKernels(this.#module);
-    this.ort = new OrtDevice({ deviceIndex, stream: this.stream.handle });
+    const made = this.#made;
+    try {
+      this.device = made.add(CudaDevice.open(deviceIndex));
+      this.stream = made.add(this.device.createStream());
+      this.kernels = createKernels(made.add(KernelModule.load(this.device)));
+      this.ort = made.add(new OrtDevice({ deviceIndex, stream: this.stream.handle }));
+    } catch (error) {
+      made.abandon();
+      throw error;
+    }
+    made.add({ close: () => this.stream.synchronize() });
   }
 
   /** After all that was made on the device is closed. */
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    this.stream.synchronize();
-    this.ort.close();
-    this.#module.close();
-    this.stream.close();
-    this.device.close();
+    this.#made.close();
   }
 }
 
 /** What of a GPU everything uses that leaves ONNX Runtime alone. */
 export type KernelGpu = Pick<Gpu, 'device' | 'stream' | 'kernels'>;
+
+/** What of a GPU makes ONNX Runtime's values of its memory, besides. */
+export type TensorGpu = KernelGpu & { readonly ort: Pick<OrtDevice, 'tensor' | 'hostTensor'> };

@@ -10,12 +10,15 @@ const pieceNumbers = 4;
 const mostPieces = slabPiecesBytes / (4 * pieceNumbers);
 const alignment = 16;
 
+/** Rows of a piece, which comes back whole: few, beside what a head of a long document has. */
+const pieceRows = 256;
+
 /** What kernels move a piece with: enough to fill the bus. */
 const blocksPerPiece = 16;
 
 interface Slab {
   readonly memory: PinnedMemory;
-  readonly pieceCount: number;
+  readonly pieces: readonly Piece[];
 }
 
 /** A run of one head's rows in a slab. */
@@ -58,7 +61,9 @@ export class CudaHostTier implements HostTier, Closeable {
       for (const { memory } of slabs) this.#slabs.give(memory);
     };
     try {
-      for (const plan of plans) slabs.push(this.#slab(plan));
+      for (const { size, pieces } of plans) {
+        slabs.push({ memory: this.#slabs.take(size), pieces });
+      }
       this.#move(context, slabs, 'store');
     } catch (error) {
       giveBack();
@@ -67,10 +72,12 @@ export class CudaHostTier implements HostTier, Closeable {
     return new CudaHostCopy(context.lengths.slice(), slabs, sizeOf(plans), giveBack);
   }
 
-  restore(copy: HostCopy): ContextCache {
+  restore(copy: HostCopy, lengths = copy.lengths): ContextCache {
     assert(copy instanceof CudaHostCopy, 'a copy of this runtime');
-    const context = new CudaContextCache(this.#options, copy.lengths);
+    const context = new CudaContextCache(this.#options, copy.covering(lengths));
     try {
+      // What the slabs were moved with before may still be read.
+      this.#options.gpu.stream.synchronize();
       this.#move(context, copy.slabs, 'load');
       return context;
     } catch (error) {
@@ -83,31 +90,25 @@ export class CudaHostTier implements HostTier, Closeable {
     this.#slabs.close();
   }
 
+  /** Moves the rows that the context has. */
   #move(context: CudaContextCache, slabs: readonly Slab[], way: 'load' | 'store'): void {
     const { gpu, transfer } = this.#options;
-    const { target } = context;
+    const { target, lengths } = context;
     const table = { address: transfer.tableOf(target), maxBlocks: target.maxBlocks };
-    for (const { memory, pieceCount } of slabs) {
+    for (const { memory, pieces } of slabs) {
+      const moved = pieces.filter(({ head, firstRow }) => firstRow < (lengths[head] as number));
+      if (moved.length === 0) continue;
+      describe(memory, moved);
       gpu.kernels[way](gpu.stream, {
         staging: memory.address + BigInt(slabPiecesBytes),
         staged: this.#staged(),
         pieces: memory.address,
-        pieceCount,
+        pieceCount: moved.length,
         blocksPerPiece,
         pool: target.pool,
         table,
       });
     }
-  }
-
-  #slab({ size, pieces }: SlabPlan): Slab {
-    const memory = this.#slabs.take(size);
-    const { buffer, byteOffset } = memory.bytes;
-    const numbers = new Int32Array(buffer, byteOffset, slabPiecesBytes / 4);
-    for (const [i, { offsetBytes, rows, firstRow, head }] of pieces.entries()) {
-      numbers.set([offsetBytes / alignment, rows, firstRow, head], i * pieceNumbers);
-    }
-    return { memory, pieceCount: pieces.length };
   }
 
   /** Large slabs as long as there are rows to fill them, so that little is left empty. */
@@ -120,7 +121,8 @@ export class CudaHostTier implements HostTier, Closeable {
       for (let firstRow = 0; firstRow < length;) {
         const plan = plans.at(-1);
         const roomBytes = plan === undefined ? 0 : slabSizes[plan.size] - filled;
-        const rows = Math.min(Math.floor(roomBytes / pairBytes), length - firstRow);
+        const fitting = Math.floor(roomBytes / pairBytes);
+        const rows = Math.min(pieceRows, fitting, length - firstRow);
         if (plan === undefined || rows <= 0 || plan.pieces.length === mostPieces) {
           plans.push({ size: leftBytes >= slabSizes.large ? 'large' : 'small', pieces: [] });
           filled = 0;
@@ -165,10 +167,26 @@ class CudaHostCopy implements HostCopy {
     this.#onClose = onClose;
   }
 
+  covering(lengths: Uint32Array): Uint32Array {
+    const covering = new Uint32Array(lengths.length);
+    for (const { head, firstRow, rows } of this.slabs.flatMap(({ pieces }) => pieces)) {
+      if (firstRow < (lengths[head] as number)) covering[head] = firstRow + rows;
+    }
+    return covering;
+  }
+
   close(): void {
     if (!this.#open) return;
     this.#open = false;
     this.#onClose();
+  }
+}
+
+/** Puts in front of a slab's rows what of them is to be moved. */
+function describe({ bytes: { buffer, byteOffset } }: PinnedMemory, pieces: readonly Piece[]): void {
+  const numbers = new Int32Array(buffer, byteOffset, slabPiecesBytes / 4);
+  for (const [i, { offsetBytes, rows, firstRow, head }] of pieces.entries()) {
+    numbers.set([offsetBytes / alignment, rows, firstRow, head], i * pieceNumbers);
   }
 }
 

@@ -89,11 +89,6 @@ export class LaunchBuffer implements Closeable {
     this.#memory.free();
   }
 
-  /** The bytes as they are, for tests. */
-  snapshot(): Uint8Array {
-    return new Uint8Array(this.#memory.buffer.slice(0));
-  }
-
   #writeGrid(x: number, y: number, z: number): void {
     assert(x > 0 && y > 0 && z > 0, `a grid of ${x}×${y}×${z} has blocks`);
     this.#words[0] = x;

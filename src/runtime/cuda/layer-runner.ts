@@ -1,22 +1,30 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
-import { layerGraph, type ComputeType, type LayerGraphKind } from '../../graph/layer-graphs.ts';
+import { Made } from '../../core/made.ts';
+import { layerGraph, type LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { OrtBinding, OrtSession } from '../ort/session.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import { Arena, Layout, type Region } from './arena.ts';
-import type { Gpu } from './gpu.ts';
+import type { Gpu, TensorGpu } from './gpu.ts';
 import type { DeviceWeights } from './weights.ts';
 
 /** The graphs of a model, one session of each for all layers. */
 export class LayerSessions implements Closeable {
-  readonly #sessions: ReadonlyMap<LayerGraphKind, OrtSession>;
+  readonly #sessions = new Map<LayerGraphKind, OrtSession>();
+  readonly #made = new Made();
 
-  constructor(gpu: Gpu, config: ModelConfig, type: ComputeType) {
+  constructor(gpu: Gpu, config: ModelConfig) {
     const kinds: readonly LayerGraphKind[] = ['begin', 'attend', 'between', 'end'];
-    this.#sessions = new Map(
-      kinds.map((kind) => [kind, gpu.ort.createSession(layerGraph(kind, config, type))]),
-    );
+    try {
+      for (const kind of kinds) {
+        const session = gpu.ort.createSession(layerGraph(kind, config, 'float16'));
+        this.#sessions.set(kind, this.#made.add(session));
+      }
+    } catch (error) {
+      this.#made.abandon();
+      throw error;
+    }
   }
 
   get(kind: LayerGraphKind): OrtSession {
@@ -24,17 +32,16 @@ export class LayerSessions implements Closeable {
   }
 
   close(): void {
-    for (const session of this.#sessions.values()) session.close();
+    this.#made.close();
   }
 }
 
 /** What a runner works with. */
 export interface LayerRunnerOptions {
-  readonly gpu: Gpu;
+  readonly gpu: TensorGpu;
   readonly config: ModelConfig;
-  readonly type: ComputeType;
-  readonly sessions: LayerSessions;
-  readonly weights: DeviceWeights;
+  readonly sessions: Pick<LayerSessions, 'get'>;
+  readonly weights: Pick<DeviceWeights, 'inputs'>;
   /** Most tokens of a call. */
   readonly mostTokens: number;
   /** Where the integers of a call are; memory of the runner's own by default. */
@@ -57,7 +64,11 @@ export interface DenseLayer {
 /** Numbers of tokens that bindings are kept for. */
 const keptSizes = 16;
 
-type Bindings = Map<string, OrtBinding>;
+/** What calls of a number of tokens are bound to, by name. */
+interface Sized {
+  readonly bindings: Map<string, OrtBinding>;
+  readonly tensors: Map<string, OrtTensor>;
+}
 
 /**
  * Runs the layer graphs over activations of its own, which stay where they are: a captured run may
@@ -69,8 +80,7 @@ export class LayerRunner implements Closeable {
   readonly #arena: Arena;
   readonly #regions: Readonly<Record<Activation, Region>>;
   /** By the number of tokens, those used last at the end. */
-  readonly #bindings = new Map<number, Bindings>();
-  readonly #tensors = new Map<number, Map<string, OrtTensor>>();
+  readonly #sizes = new Map<number, Sized>();
 
   /** @throws ReadonceError `out_of_memory` */
   constructor(options: LayerRunnerOptions) {
@@ -83,10 +93,6 @@ export class LayerRunner implements Closeable {
     ]);
     this.#regions = Object.fromEntries(regions) as Record<Activation, Region>;
     this.#arena = new Arena(options.gpu.device, layout);
-  }
-
-  get sizeBytes(): number {
-    return this.#arena.sizeBytes;
   }
 
   /** `input_ids`, `position_ids` and `rows` are int64, one a token; the rest as in `layerGraph`. */
@@ -148,18 +154,16 @@ export class LayerRunner implements Closeable {
         inputs: {
           residual: this.#residual(tokens, last),
           ...this.#some(tokens, 'attention'),
-          rows: this.#tensor('rows', rows),
+          rows: this.#tensor(tokens, 'rows', rows),
         },
-        outputs: this.#some(rows, 'hidden'),
+        outputs: { hidden: this.#tensor(tokens, 'hidden', rows) },
       }),
       rows,
     ).run();
   }
 
   close(): void {
-    for (const tokens of this.#bindings.keys()) this.#forget(tokens);
-    for (const tensors of this.#tensors.values()) closeAll(tensors);
-    this.#tensors.clear();
+    for (const tokens of this.#sizes.keys()) this.#forget(tokens);
     this.#arena.close();
   }
 
@@ -171,7 +175,7 @@ export class LayerRunner implements Closeable {
     rows = 0,
   ): OrtBinding {
     assert(tokens > 0 && tokens <= this.#options.mostTokens, `${tokens} tokens fit`);
-    const bindings = this.#sized(tokens);
+    const { bindings } = this.#sized(tokens);
     const name = `${kind}.${layer}.${rows}`;
     let binding = bindings.get(name);
     if (binding === undefined) {
@@ -184,19 +188,20 @@ export class LayerRunner implements Closeable {
     return binding;
   }
 
-  /** The bindings for a number of tokens; makes room for them, and for no more sizes than kept. */
-  #sized(tokens: number): Bindings {
-    const bindings: Bindings = this.#bindings.get(tokens) ?? new Map<string, OrtBinding>();
-    this.#bindings.delete(tokens);
-    this.#bindings.set(tokens, bindings);
-    const [oldest] = this.#bindings.keys();
-    if (this.#bindings.size > keptSizes && oldest !== undefined) this.#forget(oldest);
-    return bindings;
+  /** What is kept for a number of tokens; makes room for it, and for no more sizes than kept. */
+  #sized(tokens: number): Sized {
+    const sized = this.#sizes.get(tokens) ?? { bindings: new Map(), tensors: new Map() };
+    this.#sizes.delete(tokens);
+    this.#sizes.set(tokens, sized);
+    const [oldest] = this.#sizes.keys();
+    if (this.#sizes.size > keptSizes && oldest !== undefined) this.#forget(oldest);
+    return sized;
   }
 
   #forget(tokens: number): void {
-    closeAll(this.#bindings.get(tokens) ?? new Map<string, OrtBinding>());
-    this.#bindings.delete(tokens);
+    const { bindings, tensors } = defined(this.#sizes.get(tokens), 'a size that is kept');
+    this.#sizes.delete(tokens);
+    for (const each of [...bindings.values(), ...tensors.values()]) each.close();
   }
 
   #projections(tokens: number): Tensors {
@@ -204,28 +209,25 @@ export class LayerRunner implements Closeable {
   }
 
   #some(tokens: number, ...names: readonly Activation[]): Tensors {
-    return Object.fromEntries(names.map((name) => [name, this.#tensor(name, tokens)]));
+    return Object.fromEntries(names.map((name) => [name, this.#tensor(tokens, name)]));
   }
 
   /** The stream between layers changes sides, since a graph reads one and writes the other. */
   #residual(tokens: number, layer: number): OrtTensor {
-    return this.#tensor(layer % 2 === 0 ? 'residual0' : 'residual1', tokens);
+    return this.#tensor(tokens, layer % 2 === 0 ? 'residual0' : 'residual1');
   }
 
-  #tensor(name: Activation, tokens: number): OrtTensor {
-    let ofSize = this.#tensors.get(tokens);
-    if (ofSize === undefined) {
-      ofSize = new Map();
-      this.#tensors.set(tokens, ofSize);
-    }
-    let tensor = ofSize.get(name);
+  /** The first `rows` rows of an activation, for calls of `tokens` tokens. */
+  #tensor(tokens: number, name: Activation, rows = tokens): OrtTensor {
+    const { tensors } = this.#sized(tokens);
+    let tensor = tensors.get(`${name}.${rows}`);
     if (tensor === undefined) {
-      const { gpu, config, type } = this.#options;
+      const { gpu, config } = this.#options;
       const isInteger = integers.has(name);
       const width = widthsOf(config)[name];
-      const shape = name === 'rows' ? [tokens] : isInteger ? [1, tokens] : [1, tokens, width];
-      tensor = gpu.ort.tensor(isInteger ? 'int64' : type, this.address(name), shape);
-      ofSize.set(name, tensor);
+      const shape = name === 'rows' ? [rows] : isInteger ? [1, rows] : [1, rows, width];
+      tensor = gpu.ort.tensor(isInteger ? 'int64' : 'float16', this.address(name), shape);
+      tensors.set(`${name}.${rows}`, tensor);
     }
     return tensor;
   }
@@ -238,7 +240,7 @@ type Activation =
 
 const integers: ReadonlySet<string> = new Set(['input_ids', 'position_ids', 'rows']);
 
-/** Of both compute types. */
+/** Of float16. */
 const elementBytes = 2;
 
 /** Elements of a token. */
@@ -261,9 +263,4 @@ function widthsOf(config: ModelConfig): Readonly<Record<Activation, number>> {
 function bind(binding: OrtBinding, inputs: Tensors, outputs: Tensors): void {
   for (const [name, tensor] of Object.entries(inputs)) binding.input(name, tensor);
   for (const [name, tensor] of Object.entries(outputs)) binding.output(name, tensor);
-}
-
-function closeAll(all: Map<string, Closeable>): void {
-  for (const each of all.values()) each.close();
-  all.clear();
 }

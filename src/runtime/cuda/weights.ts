@@ -1,13 +1,13 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
-import type { ComputeType, LayerGraphKind } from '../../graph/layer-graphs.ts';
+import type { LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { TensorRef } from '../../model/checkpoint.ts';
 import { ropeTables } from '../../model/rope.ts';
 import { mapFile, type MappedFile } from '../mapped-file.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import { Arena, Layout, type Region } from './arena.ts';
-import type { Gpu } from './gpu.ts';
+import type { TensorGpu } from './gpu.ts';
 import type { HostMemory } from './stream.ts';
 
 /** A weight of a layer graph: matrices or vectors of the checkpoint, one behind another. */
@@ -56,19 +56,17 @@ const conversionCount = 16 * 1024 * 1024;
  * same tensors. Matrices that multiply the same input lie one behind another.
  */
 export class DeviceWeights implements Closeable {
-  readonly #gpu: Gpu;
+  readonly #gpu: TensorGpu;
   readonly #source: GraphSource;
-  readonly #type: ComputeType;
   readonly #weights = new Map<string, Weight>();
   readonly #tensors = new Map<string, OrtTensor>();
   readonly #arena: Arena;
   readonly #tables: Readonly<Record<'cos' | 'sin', Region>>;
 
   /** @throws ReadonceError `out_of_memory` */
-  constructor(gpu: Gpu, source: GraphSource, type: ComputeType) {
+  constructor(gpu: TensorGpu, source: GraphSource) {
     this.#gpu = gpu;
     this.#source = source;
-    this.#type = type;
     const layout = new Layout();
     this.#plan(layout);
     const { contextLength, headDim } = source.config;
@@ -78,13 +76,12 @@ export class DeviceWeights implements Closeable {
     const files = new Map<string, MappedFile>();
     try {
       this.#upload(files);
+    } catch (error) {
+      this.#arena.close();
+      throw error;
     } finally {
       for (const file of files.values()) file.close();
     }
-  }
-
-  get sizeBytes(): number {
-    return this.#arena.sizeBytes;
   }
 
   /** The LM head, `[vocabSize, hidden]`. */
@@ -180,12 +177,11 @@ export class DeviceWeights implements Closeable {
     this.#convert(source, to);
   }
 
-  /** Copies numbers to the device, and makes those of another type there into ours. */
+  /** Copies numbers to the device, and makes those of another type there into float16. */
   #convert(source: Source, { target, staging }: Target): void {
     const { stream, kernels } = this.#gpu;
     const sourceBytes = source.type === 'f32' ? 4 : 2;
-    const to = this.#type === 'float16' ? 'f16' : 'bf16';
-    if (source.type === to) {
+    if (source.type === 'f16') {
       stream.copyToDevice(target, source.at(0, source.count * sourceBytes));
       return;
     }
@@ -194,7 +190,7 @@ export class DeviceWeights implements Closeable {
       stream.copyToDevice(staging, source.at(start * sourceBytes, count * sourceBytes));
       kernels.convert(stream, {
         from: source.type,
-        to,
+        to: 'f16',
         source: staging,
         target: target + BigInt(start * elementBytes),
         count,
@@ -226,14 +222,14 @@ export class DeviceWeights implements Closeable {
   #tensorAt(name: string, region: Region, shape: readonly number[]): OrtTensor {
     let tensor = this.#tensors.get(name);
     if (tensor === undefined) {
-      tensor = this.#gpu.ort.tensor(this.#type, this.#arena.address(region), shape);
+      tensor = this.#gpu.ort.tensor('float16', this.#arena.address(region), shape);
       this.#tensors.set(name, tensor);
     }
     return tensor;
   }
 }
 
-/** Of both compute types. */
+/** Of float16. */
 const elementBytes = 2;
 
 const checkpointTypes = { float32: 'f32', float16: 'f16', bfloat16: 'bf16' } as const;
