@@ -75,8 +75,8 @@ __device__ void store(void* staging, const Piece* pieces, const Rows& keys, cons
 }  // namespace
 
 /**
- * load_{f16,f32,i8}_{f16,i8r}_d{64,128}, load_{f16,f32}_bf16_d{64,128}: from a stored precision to
- * the pool's; i8 is the precision `int8`.
+ * load_{f16,f32,i8}_{f16,bf16,i8r}_d{64,128}, load_bf16_bf16_d{64,128}: from a stored precision to
+ * the pool's; i8 is the precision `int8`, bf16 a copy of what such a pool holds.
  *
  *   staging   bytes; device memory, or pinned host memory that the device can address
  *   pieces    int32 [pieces, 4]: offset in staging in units of 16 bytes, rows, first row of the
@@ -115,7 +115,9 @@ TRANSFER_HEAD_DIMS(LOAD, f16_f16, F16, F16)
 TRANSFER_HEAD_DIMS(LOAD, f32_f16, F32, F16)
 TRANSFER_HEAD_DIMS(LOAD, f16_bf16, F16, Bf16)
 TRANSFER_HEAD_DIMS(LOAD, f32_bf16, F32, Bf16)
+TRANSFER_HEAD_DIMS(LOAD, bf16_bf16, Bf16, Bf16)
 TRANSFER_HEAD_DIMS(LOAD, i8_f16, I8Packed, F16)
+TRANSFER_HEAD_DIMS(LOAD, i8_bf16, I8Packed, Bf16)
 TRANSFER_HEAD_DIMS(LOAD, i8_i8r, I8Packed, I8Row)
 TRANSFER_HEAD_DIMS(LOAD, f16_i8r, F16, I8Row)
 TRANSFER_HEAD_DIMS(LOAD, f32_i8r, F32, I8Row)
@@ -123,7 +125,9 @@ TRANSFER_HEAD_DIMS(STORE, f16_f16, F16, F16)
 TRANSFER_HEAD_DIMS(STORE, f16_f32, F16, F32)
 TRANSFER_HEAD_DIMS(STORE, bf16_f16, Bf16, F16)
 TRANSFER_HEAD_DIMS(STORE, bf16_f32, Bf16, F32)
+TRANSFER_HEAD_DIMS(STORE, bf16_bf16, Bf16, Bf16)
 TRANSFER_HEAD_DIMS(STORE, f16_i8, F16, I8Packed)
+TRANSFER_HEAD_DIMS(STORE, bf16_i8, Bf16, I8Packed)
 TRANSFER_HEAD_DIMS(STORE, i8r_i8, I8Row, I8Packed)
 TRANSFER_HEAD_DIMS(STORE, i8r_f16, I8Row, F16)
 TRANSFER_HEAD_DIMS(STORE, i8r_f32, I8Row, F32)

@@ -44,8 +44,8 @@ export const configSchema = z.strictObject({
   deviceIndex: integer(0, 63).describe(
     'Which of several CUDA devices, as "readonce doctor" numbers them.',
   ),
-  devicePrecision: choice(['f16', 'int8']).describe(
-    'What a GPU holds loaded contexts in: float16, or bytes with a scale for each row.',
+  devicePrecision: choice(['f16', 'bf16', 'int8']).describe(
+    'What a GPU computes and holds contexts in: f16, bf16, or int8 (bytes; computed in float16).',
   ),
   decodeWeights: choice(['f32', 'q4', 'auto']).describe(
     'What decode steps multiply by: float32 weights, the 4-bit blocks of a Q4_1 GGUF, or either.',

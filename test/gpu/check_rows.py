@@ -170,7 +170,7 @@ def check_transfer(driver, staged, fmt, head_dim):
 
 def check_store_bf16(driver, staged, head_dim):
     pool = Pool('bf16', [0, 1, 77], head_dim, 16).fill()
-    row_bytes = head_dim * numpy.dtype(STAGED[staged]).itemsize
+    row_bytes = head_dim + 2 if staged == 'i8' else head_dim * numpy.dtype(STAGED[staged]).itemsize
     pieces = torch.tensor([[1, 1, 0, 1], [(16 + 2 * row_bytes) // 16 + 1, 77, 0, 2]],
                           dtype=torch.int32, device=DEVICE)
     size = int(pieces[1, 0]) * 16 + 2 * 77 * row_bytes
@@ -182,6 +182,43 @@ def check_store_bf16(driver, staged, head_dim):
         expected = staged_bytes(staged, keys) + staged_bytes(staged, values)
         got = back[offset16 * 16:offset16 * 16 + len(expected)].cpu().numpy().tobytes()
         assert got == expected, f'store_bf16_{staged} differs'
+
+
+def check_copy_bf16(driver, head_dim):
+    """A pool's rows to staging and into another pool: the same bits, whatever they are."""
+    pool, other = (Pool('bf16', [5, 33], head_dim, 16) for _ in range(2))
+    for x in (pool.keys, pool.values):
+        x.view(torch.int16).random_(-2**15, 2**15)
+    row_bytes = 2 * head_dim
+    pieces = torch.tensor([[0, 5, 0, 0], [10 * row_bytes // 16, 33, 0, 1]], dtype=torch.int32,
+                          device=DEVICE)
+    staging = torch.zeros(76 * row_bytes, dtype=torch.uint8, device=DEVICE)
+    for name, which in (('store', pool), ('load', other)):
+        driver.launch(f'{name}_bf16_bf16_d{head_dim}', (2, 2), 256,
+                      [staging, pieces, *which.layout()[:4], which.table, which.max_blocks,
+                       which.shift])
+    for s in range(2):
+        for a, b in ((pool.keys, other.keys), (pool.values, other.values)):
+            got, expected = (x.view(-1, head_dim)[p.rows(s)] for x, p in ((b, other), (a, pool)))
+            # A number that is none may be another one that is none.
+            numbers = ~torch.isnan(expected)
+            assert torch.equal(torch.isnan(got), ~numbers)
+            assert torch.equal(got.view(torch.int16)[numbers], expected.view(torch.int16)[numbers])
+
+
+def check_not_finite(driver, head_dim):
+    """A row with an element that is not finite gets an infinite magnitude; the others do not."""
+    pool = Pool('f16', [4], head_dim, 16).fill()
+    rows = pool.rows(0)
+    keys = pool.keys.view(-1, head_dim)
+    keys[rows[1], 3], keys[rows[2], head_dim - 1] = NAN, -float('inf')
+    row_bytes = head_dim + 2
+    pieces = torch.tensor([[0, 4, 0, 0]], dtype=torch.int32, device=DEVICE)
+    staging = torch.zeros(8 * row_bytes, dtype=torch.uint8, device=DEVICE)
+    driver.launch(f'store_f16_i8_d{head_dim}', (1, 1), 256,
+                  [staging, pieces, *pool.layout()[:4], pool.table, pool.max_blocks, pool.shift])
+    largest = staging.view(8, row_bytes)[:, :2].contiguous().view(torch.float16)[:, 0]
+    assert torch.isinf(largest).tolist() == [False, True, True] + 5 * [False]
 
 
 def check_zero_rows(driver):
@@ -206,9 +243,11 @@ def check(driver, trials, _is_small):
                                 ('bf16', 'i8c'), ('f16', 'i8r'), ('bf16', 'i8r')):
                 check_compact(driver, source, fmt, head_dim)
             for staged, fmt in (('f16', 'f16'), ('f32', 'f16'), ('f16', 'bf16'), ('f32', 'bf16'),
-                                ('i8', 'f16'), ('i8', 'i8r')):
+                                ('i8', 'f16'), ('i8', 'bf16'), ('i8', 'i8r')):
                 check_transfer(driver, staged, fmt, head_dim)
-            for staged in ('f16', 'f32'):
+            for staged in ('f16', 'f32', 'i8'):
                 check_store_bf16(driver, staged, head_dim)
+            check_copy_bf16(driver, head_dim)
+            check_not_finite(driver, head_dim)
     check_zero_rows(driver)
     return {}  # all exact

@@ -47,7 +47,8 @@ describe('a runner of layer graphs', () => {
     const { config } = model;
     const weights = { inputs: () => ({}) };
     const before = allocations();
-    const runner = new LayerRunner({ gpu, config, sessions, weights, mostTokens: 64 });
+    const type = 'float16';
+    const runner = new LayerRunner({ gpu, config, type, sessions, weights, mostTokens: 64 });
     for (let tokens = 1; tokens <= 16; tokens++) run(runner, tokens);
     const kept = live.size;
     for (let tokens = 17; tokens <= 64; tokens++) run(runner, tokens);
@@ -67,9 +68,9 @@ describe('weights', () => {
         if (++launches === 3) throw new Error('no more');
       },
     });
-    expect(() => new DeviceWeights(gpu, model)).toThrow('no more');
+    expect(() => new DeviceWeights(gpu, model, 'float16')).toThrow('no more');
     expect(allocations()).toBe(0);
-    const weights = new DeviceWeights(gpu, model);
+    const weights = new DeviceWeights(gpu, model, 'float16');
     expect(allocations()).toBe(1);
     weights.close();
     expect(allocations()).toBe(0);
@@ -86,8 +87,8 @@ describe('what documents are computed in', () => {
     const layout = kvLayout(config);
     const transfer = new RowTransfer(gpu, { headDim: 64, type: 'f16' });
     const weights = { inputs: () => ({}), head: 0n };
-    const calls = new DenseCalls({ gpu, config, layout, sessions, weights });
-    const cache = new CudaDenseCache({ gpu, layout, transfer }, 8);
+    const calls = new DenseCalls({ gpu, config, layout, type: 'float16', sessions, weights });
+    const cache = new CudaDenseCache({ gpu, layout, type: 'float16', transfer }, 8);
     const scores = new Float32Array(layout.layers * layout.kvHeads * 2);
     const slice = { ids, sinkEnd: 0, chunkStart: 0, chunkEnd: 2, passStart: 3, scores };
     return { ...fake, calls, cache, slice };

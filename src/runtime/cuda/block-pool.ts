@@ -8,7 +8,7 @@ import type { CudaStream } from './stream.ts';
 
 /** Sizes of a pool. */
 export interface BlockPoolOptions {
-  readonly format: Extract<PoolFormat, 'f16' | 'i8r'>;
+  readonly format: Exclude<PoolFormat, 'i8c'>;
   readonly headDim: HeadDim;
   /** Bytes of blocks that there is room for, at least: whole chunks are made of them. */
   readonly poolBytes: number;

@@ -2,6 +2,7 @@ import { assert } from '../../core/assert.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
 import { Made } from '../../core/made.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
+import type { ComputeType } from '../../graph/layer-graphs.ts';
 import { kvLayout, type ModelConfig } from '../../model/config.ts';
 import { appendTogether, checkTogether } from '../forward-slots.ts';
 import type {
@@ -21,6 +22,7 @@ import { callsOf, mostSlots, mostSlotTokens } from './calls.ts';
 import { CudaContextCache, CudaContextView, type CachesOptions } from './context-cache.ts';
 import { CudaDenseCache } from './dense-cache.ts';
 import { DenseCalls, mostDenseTokens } from './dense-calls.ts';
+import { kernelType } from './compute-type.ts';
 import { Gpu } from './gpu.ts';
 import { CudaHostTier } from './host-tier.ts';
 import type { HeadDim } from './kernel-shapes.ts';
@@ -45,8 +47,11 @@ export interface CudaRuntimeOptions {
   readonly launchCall?: LaunchCall | undefined;
 }
 
-/** Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. */
-export type DevicePrecision = 'f16' | 'int8';
+/**
+ * Element types of pairs in device memory: 2 bytes, or 1 and a scale for each row. With `bf16` the
+ * model computes in bfloat16, too: the range of float32 with fewer digits.
+ */
+export type DevicePrecision = 'f16' | 'bf16' | 'int8';
 
 /**
  * Of the host's memory for contexts, for copies of those that gave way on the card: page-locked
@@ -63,7 +68,7 @@ const paddingShare = 1.25;
 const poolShare = 0.6;
 
 /**
- * ONNX Runtime and kernels of our own on an NVIDIA GPU, float16. Documents, contexts and tails live
+ * ONNX Runtime and kernels of our own on an NVIDIA GPU, float16 or bfloat16. Documents, contexts and tails live
  * in device memory from prefill to answer.
  * @throws ReadonceError `engine_unavailable` if something is missing, `unsupported` for a model
  * without kernels, `out_of_memory` if it does not fit
@@ -81,6 +86,7 @@ class CudaRuntime implements Runtime {
   readonly rowBytes: number;
   readonly sliceTokens = mostDenseTokens;
   readonly hostTier: CudaHostTier;
+  readonly #type: ComputeType;
   readonly #gpu: Gpu;
   readonly #transfer: RowTransfer;
   readonly #blocks: BlockPool;
@@ -96,37 +102,33 @@ class CudaRuntime implements Runtime {
     this.config = source.config;
     this.layout = kvLayout(source.config);
     const headDim = source.config.headDim as HeadDim;
+    const type: ComputeType = precision === 'bf16' ? 'bfloat16' : 'float16';
+    this.#type = type;
     const keyAndValue = 2;
     this.rowBytes = keyAndValue * (precision === 'int8' ? headDim + 2 : 2 * headDim);
     const made = this.#made;
     try {
       const gpu = made.add(new Gpu(deviceIndex));
       this.#gpu = gpu;
-      const weights = made.add(new DeviceWeights(gpu, source));
-      const sessions = made.add(new LayerSessions(gpu, source.config));
-      this.#transfer = made.add(new RowTransfer(gpu, { headDim, type: 'f16' }));
+      const weights = made.add(new DeviceWeights(gpu, source, type));
+      const sessions = made.add(new LayerSessions(gpu, source.config, type));
+      this.#transfer = made.add(new RowTransfer(gpu, { headDim, type: kernelType[type] }));
       const { freeBytes } = gpu.device.memory();
       this.#poolBytes = poolBytes > 0 ? poolBytes : Math.floor(freeBytes * poolShare);
       this.#blocks = made.add(
         new BlockPool(gpu, {
-          format: precision === 'int8' ? 'i8r' : 'f16',
+          format: precision === 'int8' ? 'i8r' : precision,
           headDim,
           poolBytes: this.#poolBytes * paddingShare,
         }),
       );
-      const shared = { gpu, layout: this.layout };
+      const shared = { gpu, layout: this.layout, type };
       this.#caches = { ...shared, blocks: this.#blocks, transfer: this.#transfer };
       const computing = { ...shared, config: source.config, sessions, weights };
       this.hostTier = made.add(new CudaHostTier(this.#caches, hostPoolBytes() * hostShare));
       this.#dense = made.add(new DenseCalls(computing));
       this.#queries = made.add(
-        new QueryCalls({
-          ...computing,
-          type: 'float16',
-          blocks: this.#blocks,
-          maxRunning,
-          launchCall,
-        }),
+        new QueryCalls({ ...computing, blocks: this.#blocks, maxRunning, launchCall }),
       );
     } catch (error) {
       made.abandon();
@@ -160,7 +162,7 @@ class CudaRuntime implements Runtime {
   }
 
   createDense(capacity: number): DenseCache {
-    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu }, capacity);
+    return new CudaDenseCache({ ...this.#caches, gpu: this.#gpu, type: this.#type }, capacity);
   }
 
   createContext(lengths: Uint32Array): ContextCache {
@@ -259,7 +261,7 @@ class CudaRuntime implements Runtime {
       for (let layer = 0; layer < layers; layer++) {
         const { maxBlocks } = context.target;
         kernels.compact(stream, {
-          type: 'f16',
+          type: kernelType[this.#type],
           denseKeys: dense.keysAddress(layer),
           denseValues: dense.valuesAddress(layer),
           capacity: dense.capacity,

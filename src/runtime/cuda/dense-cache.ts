@@ -2,6 +2,7 @@ import { assert } from '../../core/assert.ts';
 import type { EncodedPairs, Precision } from '../../core/precision.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import { decodeHalfInto } from '../../core/half.ts';
+import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import type { DenseCache } from '../runtime.ts';
 import type { DeviceMemory } from './device.ts';
@@ -13,10 +14,11 @@ import type { RowTransfer } from './row-transfer.ts';
 export interface DenseCacheOptions {
   readonly gpu: TensorGpu;
   readonly layout: KvLayout;
+  readonly type: ComputeType;
   readonly transfer: RowTransfer;
 }
 
-/** Of float16. */
+/** Of both compute types. */
 const elementBytes = 2;
 
 /** A document's uncompressed cache in device memory: `[kvHeads, capacity, headDim]` a layer. */
@@ -34,7 +36,7 @@ export class CudaDenseCache implements DenseCache {
   constructor(options: DenseCacheOptions, capacity: number) {
     this.#options = options;
     this.capacity = capacity;
-    const { gpu, layout } = options;
+    const { gpu, layout, type } = options;
     const { layers, kvHeads, headDim } = layout;
     // The last row's number lies behind the rows.
     this.#memory = gpu.device.allocate(2 * layers * this.#layerBytes() + 256);
@@ -42,8 +44,8 @@ export class CudaDenseCache implements DenseCache {
     const lastRow = gpu.ort.tensor('int32', this.#lastRowAddress(), [1]);
     const totalRows = gpu.ort.hostTensor(this.#totalRows, [1]);
     this.#layers = Array.from({ length: layers }, (_, layer) => ({
-      keys: gpu.ort.tensor('float16', this.keysAddress(layer), shape),
-      values: gpu.ort.tensor('float16', this.valuesAddress(layer), shape),
+      keys: gpu.ort.tensor(type, this.keysAddress(layer), shape),
+      values: gpu.ort.tensor(type, this.valuesAddress(layer), shape),
       lastRow,
       totalRows,
     }));
@@ -103,7 +105,7 @@ export class CudaDenseCache implements DenseCache {
   }
 
   keys(head: number, start: number, end: number): Float32Array {
-    const { gpu, layout } = this.#options;
+    const { gpu, layout, type } = this.#options;
     const { kvHeads, headDim } = layout;
     const first = this.keysAddress(Math.floor(head / kvHeads));
     const offset = (head % kvHeads) * this.#headBytes() + start * headDim * elementBytes;
@@ -111,7 +113,9 @@ export class CudaDenseCache implements DenseCache {
     gpu.stream.copyToHost(halves, first + BigInt(offset));
     gpu.stream.synchronize();
     const keys = new Float32Array(halves.length);
-    decodeHalfInto(halves, keys);
+    if (type === 'float16') decodeHalfInto(halves, keys);
+    // The upper half of a float32.
+    else new Uint32Array(keys.buffer).set(Uint32Array.from(halves, (half) => half << 16));
     return keys;
   }
 

@@ -2,9 +2,11 @@ import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { Made } from '../../core/made.ts';
 import { headCount, type KvLayout } from '../../core/kv-layout.ts';
+import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { Pieces, ScoreSlice } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
+import { kernelType } from './compute-type.ts';
 import type { CudaDenseCache } from './dense-cache.ts';
 import type { DeviceMemory } from './device.ts';
 import type { TensorGpu } from './gpu.ts';
@@ -17,6 +19,7 @@ export interface DenseCallsOptions {
   readonly gpu: TensorGpu;
   readonly config: ModelConfig;
   readonly layout: KvLayout;
+  readonly type: ComputeType;
   readonly sessions: Pick<LayerSessions, 'get'>;
   readonly weights: Pick<DeviceWeights, 'inputs' | 'head'>;
 }
@@ -177,14 +180,14 @@ class Workspace implements Closeable {
   }
 
   #score(layer: number, cache: CudaDenseCache, slice: ScoreSlice): void {
-    const { gpu, config, layout } = this.#options;
+    const { gpu, config, layout, type } = this.#options;
     const { kvHeads, headDim } = layout;
     const chunk = slice.chunkEnd - slice.chunkStart;
     if (chunk === 0) return;
     const headStride = cache.capacity * headDim;
     const keys = cache.keysAddress(layer);
     const pass = {
-      type: 'f16' as const,
+      type: kernelType[type],
       headDim: headDim as HeadDim,
       queries: this.#runner.address('query'),
       queryStride: config.queryHeads * headDim,
@@ -225,7 +228,7 @@ class Workspace implements Closeable {
   }
 
   #predict(tokens: number, predictions: Int32Array): void {
-    const { gpu, config, weights } = this.#options;
+    const { gpu, config, weights, type } = this.#options;
     const { stream, kernels, device } = gpu;
     const { vocabSize } = config;
     const memory = new Layout();
@@ -239,7 +242,7 @@ class Workspace implements Closeable {
         stream.copyToDevice(this.#runner.address('rows'), numbers);
         this.#runner.end(tokens, rows);
         kernels.logits(stream, {
-          type: 'f16',
+          type: kernelType[type],
           hidden: this.#runner.address('hidden'),
           matrix: weights.head,
           out: arena.address(logits),
@@ -258,7 +261,7 @@ class Workspace implements Closeable {
   }
 }
 
-/** Of float16. */
+/** Of both compute types. */
 const elementBytes = 2;
 
 /** Parts that the queries are dealt in when keys are scored: fills a card with short chunks. */

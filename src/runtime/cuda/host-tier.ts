@@ -139,7 +139,8 @@ export class CudaHostTier implements HostTier, Closeable {
 
   /** As the pool holds rows, so that nothing is rounded. */
   #staged(): StagedFormat {
-    return this.#options.blocks.pool.format === 'i8r' ? 'i8' : 'f16';
+    const { format } = this.#options.blocks.pool;
+    return format === 'bf16' ? format : format === 'i8r' ? 'i8' : 'f16';
   }
 
   #rowBytes(): number {

@@ -9,8 +9,11 @@ export type ModelType = 'f16' | 'bf16';
  */
 export type PoolFormat = ModelType | 'i8c' | 'i8r';
 
-/** Formats of stored pieces: `i8` is the precision `int8`, a row's f16 magnitude, then bytes. */
-export type StagedFormat = 'f16' | 'f32' | 'i8';
+/**
+ * Formats of stored pieces: `i8` is the precision `int8`, a row's f16 magnitude, then bytes; `bf16`
+ * is for copies of what such a pool holds.
+ */
+export type StagedFormat = 'f16' | 'f32' | 'i8' | 'bf16';
 
 /** Head dims that there are kernels for. */
 export type HeadDim = 64 | 128;
@@ -23,7 +26,7 @@ export const modelTypes: readonly ModelType[] = ['f16', 'bf16'];
 /** See `PoolFormat`. */
 export const poolFormats: readonly PoolFormat[] = ['f16', 'bf16', 'i8c', 'i8r'];
 /** See `StagedFormat`. */
-export const stagedFormats: readonly StagedFormat[] = ['f16', 'f32', 'i8'];
+export const stagedFormats: readonly StagedFormat[] = ['f16', 'f32', 'i8', 'bf16'];
 /** See `HeadDim`. */
 export const headDims: readonly HeadDim[] = [64, 128];
 /** See `AttendRows`. */

@@ -1,7 +1,7 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import { Made } from '../../core/made.ts';
-import { layerGraph, type LayerGraphKind } from '../../graph/layer-graphs.ts';
+import { layerGraph, type ComputeType, type LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
 import type { OrtBinding, OrtSession } from '../ort/session.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
@@ -14,11 +14,11 @@ export class LayerSessions implements Closeable {
   readonly #sessions = new Map<LayerGraphKind, OrtSession>();
   readonly #made = new Made();
 
-  constructor(gpu: Gpu, config: ModelConfig) {
+  constructor(gpu: Gpu, config: ModelConfig, type: ComputeType) {
     const kinds: readonly LayerGraphKind[] = ['begin', 'attend', 'between', 'end'];
     try {
       for (const kind of kinds) {
-        const session = gpu.ort.createSession(layerGraph(kind, config, 'float16'));
+        const session = gpu.ort.createSession(layerGraph(kind, config, type));
         this.#sessions.set(kind, this.#made.add(session));
       }
     } catch (error) {
@@ -40,6 +40,7 @@ export class LayerSessions implements Closeable {
 export interface LayerRunnerOptions {
   readonly gpu: TensorGpu;
   readonly config: ModelConfig;
+  readonly type: ComputeType;
   readonly sessions: Pick<LayerSessions, 'get'>;
   readonly weights: Pick<DeviceWeights, 'inputs'>;
   /** Most tokens of a call. */
@@ -222,11 +223,11 @@ export class LayerRunner implements Closeable {
     const { tensors } = this.#sized(tokens);
     let tensor = tensors.get(`${name}.${rows}`);
     if (tensor === undefined) {
-      const { gpu, config } = this.#options;
+      const { gpu, config, type } = this.#options;
       const isInteger = integers.has(name);
       const width = widthsOf(config)[name];
       const shape = name === 'rows' ? [rows] : isInteger ? [1, rows] : [1, rows, width];
-      tensor = gpu.ort.tensor(isInteger ? 'int64' : 'float16', this.address(name), shape);
+      tensor = gpu.ort.tensor(isInteger ? 'int64' : type, this.address(name), shape);
       tensors.set(`${name}.${rows}`, tensor);
     }
     return tensor;
@@ -240,7 +241,7 @@ type Activation =
 
 const integers: ReadonlySet<string> = new Set(['input_ids', 'position_ids', 'rows']);
 
-/** Of float16. */
+/** Of both compute types. */
 const elementBytes = 2;
 
 /** Elements of a token. */

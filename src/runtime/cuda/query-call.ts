@@ -8,10 +8,11 @@ import type { ForwardSlot, Logits } from '../runtime.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { BlockPool } from './block-pool.ts';
 import { isStep, mostSlots, questionTokens } from './calls.ts';
+import { kernelType } from './compute-type.ts';
 import type { CudaContextView } from './context-cache.ts';
 import type { DeviceMemory, PinnedMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
-import { attendRows, partBytes, type AttendRows, type ModelType } from './kernel-shapes.ts';
+import { attendRows, partBytes, type AttendRows } from './kernel-shapes.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import { QueryInputs } from './query-inputs.ts';
 import type { CudaGraph, CudaStream } from './stream.ts';
@@ -198,10 +199,9 @@ export class QueryCalls implements Closeable {
     const name = `${shape.tokens}.${shape.rows}.${shape.logits}.${shape.variant}`;
     const captured: Captured = this.#captured.get(name) ?? { runs: 0, graph: undefined };
     this.#captured.set(name, captured);
-    if (captured.runs++ === 0) {
-      this.#compute(shape);
-      return;
-    }
+    if (captured.runs === 0) this.#compute(shape);
+    captured.runs++;
+    if (captured.runs === 1) return;
     captured.graph ??= gpu.stream.capture(() => this.#compute(shape));
     if (launchCall === undefined) captured.graph.launch(gpu.stream);
     else launchCall(captured.graph, gpu.stream);
@@ -234,7 +234,7 @@ export class QueryCalls implements Closeable {
     const logits = this.#arena.address(this.#regions.logits);
     const outputs = config.vocabSize;
     kernels.logits(stream, {
-      type: this.#modelType(),
+      type: kernelType[this.#options.type],
       hidden: this.#runner.address('hidden'),
       matrix: weights.head,
       out: logits,
@@ -285,7 +285,7 @@ export class QueryCalls implements Closeable {
       early: true,
     });
     kernels.merge(stream, {
-      type: this.#modelType(),
+      type: kernelType[this.#options.type],
       headDim: pool.headDim,
       out: this.#runner.address('attention'),
       queries: tokens,
@@ -326,10 +326,6 @@ export class QueryCalls implements Closeable {
     }
     return grid;
   }
-
-  #modelType(): ModelType {
-    return this.#options.type === 'float16' ? 'f16' : 'bf16';
-  }
 }
 
 /** Logits that stay on the device until they are asked for. */
@@ -349,7 +345,7 @@ class DeviceLogits implements Logits {
     throw new ReadonceError(
       'unsupported',
       'Expected finite logits but the model gave others, which happens where its numbers exceed ' +
-        'float16: use the CPU, or a model that was trained in float16',
+        'float16: use --device-precision bf16, or the CPU',
     );
   }
 

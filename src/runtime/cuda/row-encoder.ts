@@ -63,8 +63,9 @@ export class RowEncoder implements Closeable {
     }
     const staged = stagedFormat(precision);
     const gathering = this.#gatheringFor(count);
-    this.#gather(gathering, dense, rows);
-    this.#encodeGathered(gathering, count, staged);
+    const pool = this.#gatheredPool(gathering, staged);
+    this.#gather(gathering, dense, { rows, pool });
+    this.#encodeGathered(gathering, count, { staged, pool });
     const { bytes } = gathering.out;
     const keys = bytes.slice(0, sideBytes);
     const values = bytes.slice(sideBytes, 2 * sideBytes);
@@ -80,7 +81,11 @@ export class RowEncoder implements Closeable {
     this.#gathering = undefined;
   }
 
-  #gather(gathering: Gathering, dense: DenseRows, rows: Uint32Array): void {
+  #gather(
+    gathering: Gathering,
+    dense: DenseRows,
+    { rows, pool }: { readonly rows: Uint32Array; readonly pool: PagedPool },
+  ): void {
     const { stream, kernels } = this.#gpu;
     const { arena } = gathering;
     const count = rows.length;
@@ -95,12 +100,16 @@ export class RowEncoder implements Closeable {
       kept: arena.address(gathering.kept),
       keptStarts: arena.address(gathering.keptStarts),
       mostKept: count,
-      pool: this.#gatheredPool(gathering),
+      pool,
       table: { address: arena.address(gathering.table), maxBlocks: 1 },
     });
   }
 
-  #encodeGathered(gathering: Gathering, count: number, staged: StagedFormat): void {
+  #encodeGathered(
+    gathering: Gathering,
+    count: number,
+    { staged, pool }: { readonly staged: StagedFormat; readonly pool: PagedPool },
+  ): void {
     const { stream, kernels } = this.#gpu;
     const { arena, out } = gathering;
     stream.copyToDevice(arena.address(gathering.pieces), Int32Array.of(0, count, 0, 0));
@@ -111,16 +120,19 @@ export class RowEncoder implements Closeable {
       pieces: arena.address(gathering.pieces),
       pieceCount: 1,
       blocksPerPiece: Math.min(Math.ceil(count / rowsPerBlock), 256),
-      pool: this.#gatheredPool(gathering),
+      pool,
       table: { address: arena.address(gathering.table), maxBlocks: 1 },
     });
     stream.synchronize();
   }
 
-  /** The gathered rows as a pool of one large block. */
-  #gatheredPool({ arena, keys, values }: Gathering): PagedPool {
+  /**
+   * The gathered rows as a pool of one large block, in a format that takes nothing of what is to be
+   * stored: bfloat16 has fewer digits than float16.
+   */
+  #gatheredPool({ arena, keys, values }: Gathering, staged: StagedFormat): PagedPool {
     return {
-      format: this.#type,
+      format: staged === 'f32' ? this.#type : 'f16',
       headDim: this.#headDim,
       blockSize: largeBlock,
       keys: arena.address(keys),
@@ -184,7 +196,7 @@ function isFinite(side: Uint8Array, staged: StagedFormat, headDim: HeadDim): boo
 function notFinite(): ReadonceError {
   return new ReadonceError(
     'unsupported',
-    'Expected keys and values within float16 but the model gave others: use the CPU, or a ' +
-      'model that was trained in float16',
+    'Expected finite keys and values, within what they are stored in, but the model gave others: ' +
+      'use --device-precision bf16 and the precision f32, or the CPU',
   );
 }

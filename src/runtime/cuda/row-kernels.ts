@@ -102,6 +102,8 @@ const transferPairs: readonly (readonly [StagedFormat, PoolFormat])[] = [
   ['i8', 'f16'],
   ['f16', 'bf16'],
   ['f32', 'bf16'],
+  ['i8', 'bf16'],
+  ['bf16', 'bf16'],
   ['i8', 'i8r'],
   ['f16', 'i8r'],
   ['f32', 'i8r'],

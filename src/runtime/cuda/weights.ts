@@ -1,12 +1,13 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { GraphSource } from '../../graph/decoder-blocks.ts';
-import type { LayerGraphKind } from '../../graph/layer-graphs.ts';
+import type { ComputeType, LayerGraphKind } from '../../graph/layer-graphs.ts';
 import type { TensorRef } from '../../model/checkpoint.ts';
 import { ropeTables } from '../../model/rope.ts';
 import { mapFile, type MappedFile } from '../mapped-file.ts';
 import type { OrtTensor } from '../ort/tensor.ts';
 import { Arena, Layout, type Region } from './arena.ts';
+import { kernelType } from './compute-type.ts';
 import type { TensorGpu } from './gpu.ts';
 import type { HostMemory } from './stream.ts';
 
@@ -58,15 +59,17 @@ const conversionCount = 16 * 1024 * 1024;
 export class DeviceWeights implements Closeable {
   readonly #gpu: TensorGpu;
   readonly #source: GraphSource;
+  readonly #type: ComputeType;
   readonly #weights = new Map<string, Weight>();
   readonly #tensors = new Map<string, OrtTensor>();
   readonly #arena: Arena;
   readonly #tables: Readonly<Record<'cos' | 'sin', Region>>;
 
   /** @throws ReadonceError `out_of_memory` */
-  constructor(gpu: TensorGpu, source: GraphSource) {
+  constructor(gpu: TensorGpu, source: GraphSource, type: ComputeType) {
     this.#gpu = gpu;
     this.#source = source;
+    this.#type = type;
     const layout = new Layout();
     this.#plan(layout);
     const { contextLength, headDim } = source.config;
@@ -177,11 +180,12 @@ export class DeviceWeights implements Closeable {
     this.#convert(source, to);
   }
 
-  /** Copies numbers to the device, and makes those of another type there into float16. */
+  /** Copies numbers to the device, and makes those of another type there into ours. */
   #convert(source: Source, { target, staging }: Target): void {
     const { stream, kernels } = this.#gpu;
     const sourceBytes = source.type === 'f32' ? 4 : 2;
-    if (source.type === 'f16') {
+    const to = kernelType[this.#type];
+    if (source.type === to) {
       stream.copyToDevice(target, source.at(0, source.count * sourceBytes));
       return;
     }
@@ -190,7 +194,7 @@ export class DeviceWeights implements Closeable {
       stream.copyToDevice(staging, source.at(start * sourceBytes, count * sourceBytes));
       kernels.convert(stream, {
         from: source.type,
-        to: 'f16',
+        to,
         source: staging,
         target: target + BigInt(start * elementBytes),
         count,
@@ -222,14 +226,14 @@ export class DeviceWeights implements Closeable {
   #tensorAt(name: string, region: Region, shape: readonly number[]): OrtTensor {
     let tensor = this.#tensors.get(name);
     if (tensor === undefined) {
-      tensor = this.#gpu.ort.tensor('float16', this.#arena.address(region), shape);
+      tensor = this.#gpu.ort.tensor(this.#type, this.#arena.address(region), shape);
       this.#tensors.set(name, tensor);
     }
     return tensor;
   }
 }
 
-/** Of float16. */
+/** Of both compute types. */
 const elementBytes = 2;
 
 const checkpointTypes = { float32: 'f32', float16: 'f16', bfloat16: 'bf16' } as const;
