@@ -119,8 +119,8 @@ template <typename V> __device__ void attend(const AttendArguments& a) {
  * Results have the same bits in every variant, for any grid, and whatever the other units are.
  *
  * Launch: grid as many blocks as are resident at once (the occupancy call says how many; more is
- * slower, fewer is right too), 256 threads for r128 and else 128, dynamic shared memory as README.md
- * lists. On sm_90 it may be launched with programmatic stream serialization, if table, lengths,
+ * slower, fewer is right too), 256 threads for r128 and else 128, dynamic shared memory as the
+ * README lists. On sm_90 it may be launched with programmatic stream serialization, if table, lengths,
  * starts and units were complete before the kernel ahead of it (append, say) began.
  */
 #define ATTEND(name, Format, headDim, rows)                                                       \

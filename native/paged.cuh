@@ -32,9 +32,9 @@ struct UnitQueries {
 };
 
 /**
- * A sequence is read in pieces, which its own length alone decides: each is summed up by itself, and
- * merge adds them in order. So a query's result has the same bits whatever else is computed, and
- * whoever computes the pieces.
+ * A sequence is read in pieces, which its own length alone decides: each is summed up by itself,
+ * and merge adds them in order. So a query's result has the same bits whatever else is computed,
+ * and whoever computes the pieces.
  */
 struct Pieces {
   /** Tiles of a piece, the last one's may be fewer; and of the sequence. */
@@ -61,7 +61,8 @@ struct Pieces {
 /**
  * Work is dealt in shares of equal cost: pieces of all sequences laid end to end on a line, each
  * with `entryTiles` in front for what entering and leaving it costs (measured: 1 is slower where
- * there are many tails, 2 to 5 are alike). A share is the pieces that begin in it. So lengths may be as ragged as they like.
+ * there are many tails, 2 to 5 are alike). A share is the pieces that begin in it. So lengths may
+ * be as ragged as they like.
  */
 constexpr int entryTiles = 3;
 
@@ -69,7 +70,7 @@ constexpr int entryTiles = 3;
 struct Start {
   /** On the line, in tiles. */
   int place;
-  /** Among the rows of the parts: a piece leaves one for each row (query times group) of its unit. */
+  /** Among the rows of the parts: a piece leaves one for each row, query times group, it has. */
   int part;
 };
 

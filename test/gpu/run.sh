@@ -31,10 +31,7 @@ check node dist/test/gpu/runtime-check.js "${1:-reader-mini}" int8
 check node dist/test/gpu/runtime-check.js random-llama
 check node dist/test/gpu/runtime-check.js random-qwen
 check node dist/test/gpu/runtime-check.js random-qwen int8
-if [[ -n ${READONCE_PROVIDER_BF16:-} ]]; then
-  check node dist/test/gpu/runtime-check.js reader-mini bf16
-  check node dist/test/gpu/runtime-check.js random-qwen bf16
-fi
+check node dist/test/gpu/runtime-check.js random-qwen bf16
 check python3 test/gpu/check.py
 echo "$passed passed, $failed failed"
 ((failed == 0))

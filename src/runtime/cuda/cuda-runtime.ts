@@ -68,8 +68,8 @@ const paddingShare = 1.25;
 const poolShare = 0.6;
 
 /**
- * ONNX Runtime and kernels of our own on an NVIDIA GPU, float16 or bfloat16. Documents, contexts and tails live
- * in device memory from prefill to answer.
+ * ONNX Runtime and kernels of our own on an NVIDIA GPU, float16 or bfloat16. Documents, contexts
+ * and tails live in device memory from prefill to answer.
  * @throws ReadonceError `engine_unavailable` if something is missing, `unsupported` for a model
  * without kernels, `out_of_memory` if it does not fit
  */
