@@ -15,6 +15,12 @@ const stagingBytes = 16 * 1024 * 1024;
 const mostPieces = 4096;
 const pieceNumbers = 4;
 
+/**
+ * Rows of a piece that a thread block of eight warps loads: reading host memory is waiting for the
+ * bus, so many warps must wait at once.
+ */
+const rowsPerBlock = 64;
+
 /** Where loaded rows go. */
 export interface LoadTarget {
   readonly pool: PagedPool;
@@ -30,6 +36,8 @@ interface StagingHalf {
   readonly pieces: Int32Array;
   filledBytes: number;
   pieceCount: number;
+  /** Of the longest piece. */
+  mostRows: number;
   /** Comes when the device has read it. */
   read: CudaEvent | undefined;
 }
@@ -92,6 +100,7 @@ export class RowTransfer implements Closeable {
     half.memory.bytes.set(values, start + keys.byteLength);
     half.pieces.set([start / 16, rows, at.firstRow, at.sequence], half.pieceCount * pieceNumbers);
     half.pieceCount++;
+    half.mostRows = Math.max(half.mostRows, rows);
     half.filledBytes = Math.ceil((start + bytes) / 16) * 16;
   }
 
@@ -112,6 +121,7 @@ export class RowTransfer implements Closeable {
         staged,
         pieces: half.memory.address + BigInt(stagingBytes),
         pieceCount: half.pieceCount,
+        blocksPerPiece: Math.ceil(half.mostRows / rowsPerBlock),
         pool: load.pool,
         table: { address: this.#deviceTable(load), maxBlocks: load.maxBlocks },
       });
@@ -193,6 +203,7 @@ export class RowTransfer implements Closeable {
         pieces: new Int32Array(buffer, byteOffset + stagingBytes, mostPieces * pieceNumbers),
         filledBytes: 0,
         pieceCount: 0,
+        mostRows: 0,
         read: undefined,
       });
     }
@@ -208,5 +219,5 @@ export class RowTransfer implements Closeable {
 }
 
 function empty(half: StagingHalf): void {
-  [half.pieceCount, half.filledBytes] = [0, 0];
+  [half.pieceCount, half.filledBytes, half.mostRows] = [0, 0, 0];
 }
