@@ -89,8 +89,8 @@ template <typename V> using Columns = float[V::warpKeys / 8][4];
 
 /** logits = Q·Kᵀ for the warp's keys, from row `start` of the tile on. */
 template <typename V>
-__device__ __forceinline__ void logitsOf(Columns<V>& logits,
-                                         const RowState<V>& state, uint32_t keys, int start) {
+__device__ __forceinline__ void logitsOf(Columns<V>& logits, const RowState<V>& state,
+                                         uint32_t keys, int start) {
   using T = typename V::Compute;
   const int lane = threadIdx.x % 32;
   const int row = start + (lane & 7) + (lane >> 4) * 8;
@@ -242,6 +242,7 @@ __device__ __forceinline__ void exchangeWeights(Weights<V>& weights, char* memor
 template <typename V>
 __device__ __forceinline__ void addTile(RowState<V>& state, const AttendArguments& a, char* stage,
                                         int first, float* exchange, int sharer) {
+  static_assert(V::stepKeys == 64, "sums are written out for four times sixteen keys");
   const uint32_t keys = sharedAddress(stage);
   const __half* scales = reinterpret_cast<const __half*>(stage + 2 * V::tileBytes);
   const int leastVisible = min(state.visible[0], state.visible[1]);

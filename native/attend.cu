@@ -24,17 +24,18 @@ __device__ void writePart(const RowState<V>& state, const AttendArguments& a, co
     float* target = a.partials + (part + row) * V::headDim;
 #pragma unroll
     for (int tile = 0; tile < V::warpChannels / 8; ++tile) {
-      const int channel = channelOf<V>(role.sharer, tile, 0);
+      const int first = channelOf<V>(role.sharer, tile, 0);
+      const int second = channelOf<V>(role.sharer, tile, 1);
       float2 sums = {state.sums[tile][2 * half], state.sums[tile][2 * half + 1]};
       if constexpr (isChannelScaled<typename V::Format>) {
-        sums.x *= scales[channelOf<V>(role.sharer, tile, 0)];
-        sums.y *= scales[channelOf<V>(role.sharer, tile, 1)];
+        sums.x *= scales[first];
+        sums.y *= scales[second];
       }
       if constexpr (V::isBytes) {
-        target[channelOf<V>(role.sharer, tile, 0)] = sums.x;
-        target[channelOf<V>(role.sharer, tile, 1)] = sums.y;
+        target[first] = sums.x;
+        target[second] = sums.y;
       } else {
-        *reinterpret_cast<float2*>(target + channel) = sums;
+        *reinterpret_cast<float2*>(target + first) = sums;
       }
     }
     if (threadIdx.x % 4 == 0 && role.sharer == 0) {
@@ -120,8 +121,8 @@ template <typename V> __device__ void attend(const AttendArguments& a) {
  *
  * Launch: grid as many blocks as are resident at once (the occupancy call says how many; more is
  * slower, fewer is right too), 256 threads for r128 and else 128, dynamic shared memory as the
- * README lists. On sm_90 it may be launched with programmatic stream serialization, if table, lengths,
- * starts and units were complete before the kernel ahead of it (append, say) began.
+ * README lists. On sm_90 it may be launched with programmatic stream serialization, if table,
+ * lengths, starts and units were complete before the kernel ahead of it (append, say) began.
  */
 #define ATTEND(name, Format, headDim, rows)                                                       \
   extern "C" __global__ void __launch_bounds__(Variant<Format, headDim, rows>::threads,           \

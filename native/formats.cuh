@@ -2,8 +2,8 @@
 //
 // In pools: F16, Bf16; I8Channel: signed bytes, with a float32 scale for each channel of a
 // sequence; I8Row: signed bytes, with the row's largest magnitude in a pool beside it. In staging
-// buffers F32, F16 and I8Packed: the largest magnitude in front of the row's bytes, as on disk.
-// I8Row and I8Packed are the precision `int8`: an element is its integer times largest / 127.
+// buffers F32, F16, Bf16 and I8Packed: the largest magnitude in front of the row's bytes, as on
+// disk. I8Row and I8Packed are the precision `int8`: an element is its integer times largest / 127.
 #pragma once
 
 #include "tensor-core.cuh"

@@ -96,8 +96,8 @@ __device__ void store(void* staging, const Piece* pieces, const Rows& keys, cons
   }
 
 /**
- * store_{f16,i8r}_{f16,f32,i8}_d{64,128}, store_bf16_{f16,f32}_d{64,128}: the other way. staging is
- * written; i8r_i8 gives back the bytes that were loaded.
+ * store_{f16,bf16,i8r}_{f16,f32,i8}_d{64,128}, store_bf16_bf16_d{64,128}: the other way. staging is
+ * written; i8r_i8 and bf16_bf16 give back the bytes that were loaded.
  */
 #define STORE(name, From, Staged, headDim)                                                        \
   extern "C" __global__ void __launch_bounds__(transferThreads) store_##name##_d##headDim(        \

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { ReadonceError } from '../core/errors.ts';
+import { Made } from '../core/made.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadCheckpoint } from '../model/load.ts';
@@ -68,19 +69,22 @@ async function start(
   { checkpoint, device }: PlacedModel,
   { options, create = createRuntime }: ModelParts,
 ): Promise<RunningModel> {
-  const runtime = await create(checkpoint, {
-    device,
-    threads: availableParallelism(),
-    poolBytes: options.poolBytes,
-    maxRunning: options.maxRunningQueries,
-    devicePrecision: options.devicePrecision,
-  });
+  const made = new Made();
+  const runtime = made.add(
+    await create(checkpoint, {
+      device,
+      threads: availableParallelism(),
+      poolBytes: options.poolBytes,
+      maxRunning: options.maxRunningQueries,
+      devicePrecision: options.devicePrecision,
+    }),
+  );
   try {
     const poolBytes = options.poolBytes > 0 ? options.poolBytes : runtime.defaultPoolBytes();
     runtime.warm();
     return { checkpoint, device, runtime, poolBytes };
   } catch (error) {
-    runtime.close();
+    made.abandon();
     throw error;
   }
 }

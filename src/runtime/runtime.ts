@@ -140,8 +140,8 @@ export interface Logits {
   /**
    * Index of the largest of `values()`, the lowest one if tied. Cheap: it is all that greedy
    * decoding asks for.
-   * @throws AssertionError if the largest is not a finite number; on a GPU, whose float16 a model
-   * may exceed, ReadonceError `unsupported`
+   * @throws AssertionError if the largest is not a finite number; on a GPU, whose types a model may
+   * exceed, ReadonceError `unsupported`
    */
   argmax(): number;
   /** All of them, float32. May copy from the device. Stays as it is; do not write. */

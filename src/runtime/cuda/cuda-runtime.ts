@@ -207,26 +207,21 @@ class CudaRuntime implements Runtime {
   }
 
   #forward(slots: readonly CudaSlot[]): readonly Logits[] {
-    const logits: Logits[] = [];
-    const most = mostSlotTokens(this.layout);
-    const early = slots.reduce((runs, { ids }) => runs + Math.ceil(ids.length / most) - 1, 0);
-    const shortened = slots.map((slot) => this.#shorten(slot));
-    const calls = [...callsOf(shortened, this.layout)];
-    this.#queries.keepLogits(early + calls.length);
-    for (const together of calls) logits.push(...this.#queries.run(together));
-    return logits;
+    const cut = slots.map((slot) => this.#cut(slot));
+    const early = cut.flatMap((pieces) => pieces.slice(0, -1).map((piece) => [piece]));
+    const last = cut.flatMap((pieces) => pieces.slice(-1));
+    const runs = [...early, ...callsOf(last, this.layout)];
+    return this.#queries.runAll(runs).slice(early.length).flat();
   }
 
-  /** Computes all tokens of a long question but the last ones. */
-  #shorten(slot: CudaSlot): CudaSlot {
-    let { ids, startPosition } = slot;
+  /** A long question as several slots, to be computed one after another. */
+  #cut(slot: CudaSlot): readonly CudaSlot[] {
     const most = mostSlotTokens(this.layout);
-    while (ids.length > most) {
-      this.#queries.run([{ ...slot, ids: ids.subarray(0, most), startPosition }]);
-      ids = ids.subarray(most);
-      startPosition += most;
-    }
-    return { ...slot, ids, startPosition };
+    return Array.from({ length: Math.ceil(slot.ids.length / most) }, (_, i) => ({
+      ...slot,
+      ids: slot.ids.subarray(i * most, (i + 1) * most),
+      startPosition: slot.startPosition + i * most,
+    }));
   }
 
   deviceMemory(): { readonly freeBytes: number; readonly totalBytes: number } {

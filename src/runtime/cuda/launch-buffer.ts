@@ -21,7 +21,7 @@ export interface LaunchConfig {
   readonly early: boolean;
 }
 
-/** The most arguments of a kernel; `merge` has 21. */
+/** The most arguments of a kernel; `attend` has 19. */
 const maxArguments = 32;
 const programmaticStreamSerialization = 6;
 

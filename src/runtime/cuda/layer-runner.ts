@@ -183,7 +183,12 @@ export class LayerRunner implements Closeable {
       const { sessions, weights } = this.#options;
       const { inputs, outputs } = values();
       binding = sessions.get(kind).bind();
-      bind(binding, { ...inputs, ...weights.inputs(kind, layer) }, outputs);
+      try {
+        bind(binding, { ...inputs, ...weights.inputs(kind, layer) }, outputs);
+      } catch (error) {
+        binding.close();
+        throw error;
+      }
       bindings.set(name, binding);
     }
     return binding;

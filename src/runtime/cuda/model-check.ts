@@ -45,7 +45,7 @@ export function memoryCheck(config: ModelConfig, { memoryBytes }: CudaDevice): C
   return { name, ok: false, found, fix };
 }
 
-/** As the device holds them: float16, with the tables of rotary angles. */
+/** As the device holds them, two bytes a number, with the tables of rotary angles. */
 function weightsBytes(config: ModelConfig): number {
   const shapes = [...familyOf(config).tensorShapes(config).values()];
   const weights = shapes.map((shape) => shape.reduce((product, length) => product * length, 1));

@@ -1,6 +1,6 @@
 import { assert, defined } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
-import { ReadonceError } from '../../core/errors.ts';
+import { Made } from '../../core/made.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
 import type { ComputeType } from '../../graph/layer-graphs.ts';
 import type { ModelConfig } from '../../model/config.ts';
@@ -10,9 +10,11 @@ import type { BlockPool } from './block-pool.ts';
 import { isStep, mostSlots, questionTokens } from './calls.ts';
 import { kernelType } from './compute-type.ts';
 import type { CudaContextView } from './context-cache.ts';
-import type { DeviceMemory, PinnedMemory } from './device.ts';
+import type { PinnedMemory } from './device.ts';
+import { DeviceLogits } from './device-logits.ts';
 import type { Gpu } from './gpu.ts';
 import { attendRows, partBytes, type AttendRows } from './kernel-shapes.ts';
+import { KeptLogits } from './kept-logits.ts';
 import { LayerRunner, type LayerSessions } from './layer-runner.ts';
 import { QueryInputs } from './query-inputs.ts';
 import type { CudaGraph, CudaStream } from './stream.ts';
@@ -50,7 +52,7 @@ const headRows = 16;
 /** Where a sequence begins: its place, and its first part. */
 const startBytes = 2 * Int32Array.BYTES_PER_ELEMENT;
 
-/** Calls whose logits are kept: a call's own, and the two after it. */
+/** Calls of the runtime whose logits are kept: the last one, and two before it. */
 const keptCalls = 3;
 
 /**
@@ -84,13 +86,12 @@ export class QueryCalls implements Closeable {
   readonly #regions: Readonly<
     Record<'starts' | 'partials' | 'stats' | 'logits' | 'largest', Region>
   >;
-  /** Logits of the runs so far, in turn. */
-  readonly #kept: DeviceMemory[] = [];
+  readonly #kept: KeptLogits;
   readonly #largest: PinnedMemory;
   readonly #grids = new Map<AttendRows, number>();
   readonly #captured = new Map<string, Captured>();
   readonly #stepTokens: number;
-  #calls = 0;
+  readonly #made = new Made();
 
   /** @throws ReadonceError `out_of_memory` */
   constructor(options: QueryCallOptions) {
@@ -99,53 +100,59 @@ export class QueryCalls implements Closeable {
     // A context and a tail each: the calls of a step must not take each other's places.
     const places = 2 * Math.max(mostSlots, maxRunning);
     this.#stepTokens = maxRunning <= mostSlots / 2 ? mostSlots / 2 : mostSlots;
-    this.#inputs = new QueryInputs(gpu, layout, { mostTokens: questionTokens, places });
-    this.#slots = new UnitSlots(gpu, { layout, places, onMove: () => this.#forgetCaptured() });
-    this.#runner = new LayerRunner({
-      ...options,
-      mostTokens: questionTokens,
-      inputs: {
-        input_ids: this.#inputs.address('ids'),
-        position_ids: this.#inputs.address('positions'),
-        rows: this.#inputs.address('rows'),
-      },
-    });
-    const memory = new Layout();
-    const { partials, stats } = partBytes({
-      ...layout,
-      queries: questionTokens,
-      unitsPerQuery: 2,
-      headDim: options.blocks.pool.headDim,
-    });
     const logitsBytes = mostSlots * config.vocabSize * Float32Array.BYTES_PER_ELEMENT;
-    this.#regions = {
-      starts: memory.add(layout.layers * (this.#slots.sequences + 1) * startBytes),
-      partials: memory.add(partials),
-      stats: memory.add(stats),
-      logits: memory.add(logitsBytes),
-      largest: memory.add(mostSlots * 4),
-    };
-    this.#arena = new Arena(gpu.device, memory);
-    this.keepLogits(1);
-    this.#largest = gpu.device.pin(mostSlots * 4);
+    const made = this.#made;
+    try {
+      this.#inputs = made.add(new QueryInputs(gpu, layout, { mostTokens: questionTokens, places }));
+      const onMove = (): void => this.#forgetCaptured();
+      this.#slots = made.add(new UnitSlots(gpu, { layout, places, onMove }));
+      this.#runner = made.add(
+        new LayerRunner({
+          ...options,
+          mostTokens: questionTokens,
+          inputs: {
+            input_ids: this.#inputs.address('ids'),
+            position_ids: this.#inputs.address('positions'),
+            rows: this.#inputs.address('rows'),
+          },
+        }),
+      );
+      const memory = new Layout();
+      const { partials, stats } = partBytes({
+        ...layout,
+        queries: questionTokens,
+        unitsPerQuery: 2,
+        headDim: options.blocks.pool.headDim,
+      });
+      this.#regions = {
+        starts: memory.add(layout.layers * (this.#slots.sequences + 1) * startBytes),
+        partials: memory.add(partials),
+        stats: memory.add(stats),
+        logits: memory.add(logitsBytes),
+        largest: memory.add(mostSlots * 4),
+      };
+      this.#arena = made.add(new Arena(gpu.device, memory));
+      this.#kept = made.add(new KeptLogits(gpu.device, logitsBytes));
+      this.#kept.reserve(keptCalls);
+      this.#largest = made.add(gpu.device.pin(mostSlots * 4));
+    } catch (error) {
+      made.abandon();
+      throw error;
+    }
+    made.add({ close: () => this.#forgetCaptured() });
   }
 
   /**
-   * Sees to it that logits last for two calls of the runtime after their own, if one is of so many
-   * runs.
+   * Computes one call of the runtime: runs, one after another. All logits of the last two calls
+   * that did not fail last beside its own.
    * @throws ReadonceError `out_of_memory`
    */
-  keepLogits(runs: number): void {
-    const { gpu, config } = this.#options;
-    const bytes = mostSlots * config.vocabSize * Float32Array.BYTES_PER_ELEMENT;
-    while (this.#kept.length < keptCalls * runs) this.#kept.push(gpu.device.allocate(bytes));
+  runAll(runs: readonly (readonly CudaSlot[])[]): readonly (readonly Logits[])[] {
+    this.#kept.reserve(keptCalls * runs.length);
+    return this.#kept.unlessFailed(() => runs.map((slots) => this.#run(slots)));
   }
 
-  /**
-   * Appends the slots' tokens to their tails: as many together as `callsOf` says.
-   * @throws ReadonceError `out_of_memory`
-   */
-  run(slots: readonly CudaSlot[]): readonly Logits[] {
+  #run(slots: readonly CudaSlot[]): readonly Logits[] {
     assert(slots.length <= mostSlots, `at most ${mostSlots} slots`);
     for (const { tail, ids } of slots) tail.reserve(ids.length);
     const plan = planUnits(slots, this.#options.layout);
@@ -157,21 +164,31 @@ export class QueryCalls implements Closeable {
       logits: Math.ceil(slots.length / headRows) * headRows,
       variant: attendRows(plan.mostRows),
     };
-    this.#fill(slots, { plan, places }, shape);
-    this.#launch(shape);
-    const logits = this.#takeLogits(slots.length);
+    const logits = this.#settled(() => {
+      this.#fill(slots, { plan, places }, shape);
+      this.#launch(shape);
+      return this.#takeLogits(slots.length);
+    });
     for (const { tail, ids } of slots) tail.append(ids.length);
     return logits;
   }
 
   close(): void {
-    this.#forgetCaptured();
-    this.#runner.close();
-    this.#inputs.close();
-    this.#slots.close();
-    this.#arena.close();
-    for (const memory of this.#kept) memory.close();
-    this.#largest.close();
+    this.#made.close();
+  }
+
+  /** Kernels of a run that failed half-way must not find the inputs of the next one. */
+  #settled<T>(work: () => T): T {
+    try {
+      return work();
+    } catch (error) {
+      try {
+        this.#options.gpu.stream.synchronize();
+      } catch {
+        // What failed first is what the caller should hear of.
+      }
+      throw error;
+    }
   }
 
   #fill(
@@ -300,7 +317,7 @@ export class QueryCalls implements Closeable {
 
   #takeLogits(count: number): readonly Logits[] {
     const { gpu, config } = this.#options;
-    const kept = defined(this.#kept[this.#calls++ % this.#kept.length], 'a buffer').address;
+    const kept = this.#kept.take();
     const rowBytes = config.vocabSize * Float32Array.BYTES_PER_ELEMENT;
     gpu.stream.copyOnDevice({
       source: this.#arena.address(this.#regions.logits),
@@ -313,7 +330,8 @@ export class QueryCalls implements Closeable {
     const largest = new Int32Array(buffer, byteOffset, count);
     return Array.from(
       largest,
-      (id, row) => new DeviceLogits(gpu, id, { at: kept + BigInt(row * rowBytes), rowBytes }),
+      (id, row) =>
+        new DeviceLogits(this.#options, id, { at: kept + BigInt(row * rowBytes), rowBytes }),
     );
   }
 
@@ -325,35 +343,5 @@ export class QueryCalls implements Closeable {
       this.#grids.set(variant, grid);
     }
     return grid;
-  }
-}
-
-/** Logits that stay on the device until they are asked for. */
-class DeviceLogits implements Logits {
-  readonly #gpu: Gpu;
-  readonly #largest: number;
-  readonly #row: { readonly at: bigint; readonly rowBytes: number };
-
-  constructor(gpu: Gpu, largest: number, row: { at: bigint; rowBytes: number }) {
-    this.#gpu = gpu;
-    this.#largest = largest;
-    this.#row = row;
-  }
-
-  argmax(): number {
-    if (this.#largest >= 0) return this.#largest;
-    throw new ReadonceError(
-      'unsupported',
-      'Expected finite logits but the model gave others, which happens where its numbers exceed ' +
-        'float16: use --device-precision bf16, or the CPU',
-    );
-  }
-
-  values(): Float32Array {
-    const { at, rowBytes } = this.#row;
-    const values = new Float32Array(rowBytes / Float32Array.BYTES_PER_ELEMENT);
-    this.#gpu.stream.copyToHost(values, at);
-    this.#gpu.stream.synchronize();
-    return values;
   }
 }

@@ -1,6 +1,7 @@
 import { assert } from '../../core/assert.ts';
 import type { Closeable } from '../../core/closeable.ts';
 import type { KvLayout } from '../../core/kv-layout.ts';
+import { Made } from '../../core/made.ts';
 import { Arena, Layout, type Region } from './arena.ts';
 import type { PinnedMemory } from './device.ts';
 import type { Gpu } from './gpu.ts';
@@ -56,8 +57,14 @@ export class QueryInputs implements Closeable {
       lengths: memory.add(layers * places * kvHeads * intBytes),
     };
     this.#sizeBytes = memory.sizeBytes;
-    this.#arena = new Arena(gpu.device, memory);
-    this.#pinned = gpu.device.pin(memory.sizeBytes);
+    const made = new Made();
+    try {
+      this.#arena = made.add(new Arena(gpu.device, memory));
+      this.#pinned = made.add(gpu.device.pin(memory.sizeBytes));
+    } catch (error) {
+      made.abandon();
+      throw error;
+    }
   }
 
   address(part: Part): bigint {

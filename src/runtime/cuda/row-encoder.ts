@@ -197,6 +197,6 @@ function notFinite(): ReadonceError {
   return new ReadonceError(
     'unsupported',
     'Expected finite keys and values, within what they are stored in, but the model gave others: ' +
-      'use --device-precision bf16 and the precision f32, or the CPU',
+      'where they exceed float16, use --device-precision bf16 and the precision f32, or the CPU',
   );
 }
