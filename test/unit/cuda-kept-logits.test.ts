@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { createRandom } from '../../src/core/random.ts';
+import type { DeviceMemory } from '../../src/runtime/cuda/device.ts';
 import { KeptLogits } from '../../src/runtime/cuda/kept-logits.ts';
 
 function open() {
@@ -8,7 +9,8 @@ function open() {
   const allocate = (sizeBytes: number) => {
     const address = ++made;
     live.add(address);
-    return { address, sizeBytes, close: () => void live.delete(address) };
+    const memory = { address, sizeBytes, close: () => void live.delete(address) };
+    return memory as Partial<DeviceMemory> as DeviceMemory;
   };
   return { kept: new KeptLogits({ allocate }, 64), live };
 }
