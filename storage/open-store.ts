@@ -25,6 +25,7 @@ import type {
 import { openEnvironment, type Environment } from './environment.ts';
 import { contextsOfFamily } from './family.ts';
 import { isListed, listContexts } from './list.ts';
+import { putBatch } from './piece-batch.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
@@ -36,6 +37,7 @@ import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';
 import { reserveId, type Reservation } from './reservation.ts';
 import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.ts';
+import { BatchWriter } from './threads/batch-writer.ts';
 import { ReaderThreads } from './threads/reader-threads.ts';
 import { verifyContexts } from './verify.ts';
 import { writeContext } from './writer.ts';
@@ -93,6 +95,7 @@ class LmdbStore implements ContextStore {
   readonly #onRead: (bytes: number) => void;
   readonly #recent: RecentUse;
   readonly #threads: ReaderThreads;
+  readonly #writer: BatchWriter;
 
   constructor(env: Environment, options: StoreOptions) {
     this.folder = options.folder;
@@ -107,6 +110,11 @@ class LmdbStore implements ContextStore {
       folder: options.folder,
       count: options.readerThreads ?? 0,
       onError: (error) => this.#log.warn({ err: error }, 'reads contexts with one thread only'),
+    });
+    this.#writer = new BatchWriter({
+      env,
+      maxBytes: options.maxBytes,
+      onError: (error) => this.#log.warn({ err: error }, 'writes contexts without a thread'),
     });
   }
 
@@ -143,6 +151,8 @@ class LmdbStore implements ContextStore {
         env: this.#env,
         clock: this.#clock,
         pieceBytes: this.#pieceBytes,
+        put: (batch) => putBatch(this.#quotaDeps, batch),
+        putBeside: (batch) => this.#writer.put(batch),
         makeRoom: (pages) => {
           sweepUnfinished(this.#env, this.#clock);
           sweepExpired(this.#env, this.#clock);
@@ -243,7 +253,7 @@ class LmdbStore implements ContextStore {
 
   async close(): Promise<void> {
     this.#recent.flush();
-    await this.#threads.close();
+    await Promise.all([this.#threads.close(), this.#writer.close()]);
     await this.#env.close();
   }
 
