@@ -1,0 +1,81 @@
+import { expect, it, onTestFinished, vi } from 'vitest';
+import { pieceBatch, type PieceBatch } from '../../storage/piece-batch.ts';
+import { cutPieces, type Run } from '../../storage/pieces.ts';
+import { Slab } from '../../storage/slab.ts';
+import { BatchWriter } from '../../storage/threads/batch-writer.ts';
+import { putMark, type Claim } from '../../storage/unfinished.ts';
+import { entries, entryCounts, openTables, storeFolder } from '../support/storage-harness.ts';
+import { sampleId } from '../support/storage-samples.ts';
+
+const maxBytes = 10_000_000;
+
+function openWriter() {
+  const env = openTables(storeFolder());
+  const writer = new BatchWriter({ env, maxBytes });
+  onTestFinished(() => writer.close());
+  const claim = env.transact(() => putMark(env, { id: sampleId(1), generation: 1 }, Date.now()));
+  return { env, writer, claim };
+}
+
+/** Two pieces of one head's pairs. */
+function batchOf(claim: Claim, layer = 0): PieceBatch {
+  const run: Run = {
+    kind: 'pairs',
+    ...claim,
+    layer,
+    head: 0,
+    precision: 'f16',
+    rows: 20,
+    rowBytes: 8,
+  };
+  const slab = new Slab(new ArrayBuffer(1024));
+  const columns = [new Uint8Array(80).fill(7), new Uint8Array(80).fill(9)];
+  const pieces = [...cutPieces(run, columns, 200, (bytes) => slab.allocate(bytes))];
+  const ofSegments = pieces.map((piece) => ({ table: 'segments' as const, ...piece }));
+  return pieceBatch(claim, ofSegments, slab.memory);
+}
+
+it('takes the memory of a batch and gives it back when the batch is stored, or is not', async () => {
+  const { env, writer, claim } = openWriter();
+  const [batch, expected] = [batchOf(claim), batchOf(claim)];
+  const stored = writer.put(batch);
+  const other = writer.put(batchOf(claim, 1));
+  const { isStored, memory } = await stored;
+  expect(isStored).toBe(true);
+  expect(batch.memory.byteLength).toBe(0);
+  expect(Buffer.from(memory)).toEqual(Buffer.from(expected.memory));
+  const values = entries(env, ['segments']).slice(0, 2);
+  expect(values).toEqual(
+    expected.pieces.map(({ table, key, start, byteLength }) => ({
+      table,
+      key,
+      value: Buffer.from(expected.memory, start, byteLength),
+    })),
+  );
+  expect(await other).toMatchObject({ isStored: true });
+
+  const tooLarge = { ...batchOf(claim, 2), pages: maxBytes };
+  const refused = { isStored: false, memory: batchOf(claim, 2).memory };
+  expect(await writer.put(tooLarge)).toEqual(refused);
+  const ofAnother = batchOf({ ...claim, token: 'of another process' }, 2);
+  await expect(writer.put(ofAnother)).rejects.toMatchObject({ code: 'conflict' });
+  expect(entryCounts(env)).toMatchObject({ segments: 4 });
+  await writer.close();
+  await writer.close();
+});
+
+it('stores without a thread where there is none', async () => {
+  const onError = vi.fn();
+  const { env, claim } = openWriter();
+  const writer = new BatchWriter({
+    env: { ...env, folder: '/dev/null/no folder' },
+    maxBytes,
+    onError,
+  });
+  for (const layer of [0, 1]) {
+    expect(await writer.put(batchOf(claim, layer))).toMatchObject({ isStored: true });
+  }
+  expect(onError).toHaveBeenCalledOnce();
+  expect(entryCounts(env)).toMatchObject({ segments: 4 });
+  await writer.close();
+});
