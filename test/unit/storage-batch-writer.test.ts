@@ -31,7 +31,7 @@ function batchOf(claim: Claim, layer = 0): PieceBatch {
   const slab = new Slab(new ArrayBuffer(1024));
   const columns = [new Uint8Array(80).fill(7), new Uint8Array(80).fill(9)];
   const pieces = [...cutPieces(run, columns, 200, (bytes) => slab.allocate(bytes))];
-  const ofSegments = pieces.map((piece) => ({ table: 'segments' as const, ...piece }));
+  const ofSegments = pieces.map(({ key, value }) => ({ table: 'segments' as const, key, value }));
   return pieceBatch(claim, ofSegments, slab.memory);
 }
 

@@ -175,7 +175,7 @@ function isFinite(side: Uint8Array, staged: StagedFormat, headDim: HeadDim): boo
 /** All of its bits are set in numbers that are not finite. */
 const halfExponent = 0x7c00;
 
-/** The exponents in a 32-bit word: where they are, one of each, and what all bits and one carry to. */
+/** The exponents in a 32-bit word: where they are, ones to add, and what all bits carry to then. */
 interface Exponents {
   readonly shift: number;
   readonly mask: number;
