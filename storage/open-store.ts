@@ -71,6 +71,9 @@ export interface StoreOptions {
 /** Rows from which on it is worth it to wake threads: 4 to 16 MB. */
 const manyRows = 2 ** 15;
 
+/** From here on a write is worth a thread, which takes a moment to start and memory to keep. */
+const manyBytes = 64 * 1024 * 1024;
+
 const silentLog: StoreLog = { info: () => undefined, warn: () => undefined };
 
 /** How long `gc` keeps quarantined contexts by default. */
@@ -151,8 +154,8 @@ class LmdbStore implements ContextStore {
         env: this.#env,
         clock: this.#clock,
         pieceBytes: this.#pieceBytes,
-        put: (batch) => putBatch(this.#quotaDeps, batch),
-        putBeside: (batch) => this.#writer.put(batch),
+        put: (batch, writeBytes) =>
+          writeBytes < manyBytes ? putBatch(this.#quotaDeps, batch) : this.#writer.put(batch),
         makeRoom: (pages) => {
           sweepUnfinished(this.#env, this.#clock);
           sweepExpired(this.#env, this.#clock);

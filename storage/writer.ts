@@ -41,10 +41,8 @@ export interface WriteDeps {
   readonly env: Environment;
   readonly pieceBytes: number;
   readonly clock: Clock;
-  /** Stores a batch beside this thread, see `BatchWriter`. */
-  readonly putBeside: (batch: PieceBatch) => Promise<PutResult>;
-  /** Stores a batch here: quicker where there is one only. */
-  readonly put: (batch: PieceBatch) => PutResult;
+  /** Stores a batch of a write of so many bytes in all, here or in another thread. */
+  readonly put: (batch: PieceBatch, writeBytes: number) => PutResult | Promise<PutResult>;
   /** Makes room for that many pages, or throws `storage_full`. */
   readonly makeRoom: (pages: number) => void;
   /** Whether there is room for that many pages, as the present write transaction sees it. */
@@ -234,14 +232,13 @@ async function putPieces(
 ): Promise<void> {
   const { generation } = claim;
   const slabBytes = transactionBytes + plan.pieceBytes;
-  const put = plan.sizes.pieceBytes > transactionBytes ? deps.putBeside : deps.put;
   let slab = new Slab(new ArrayBuffer(slabBytes));
   /** The other memory, when what is in it is stored. */
   let stored = Promise.resolve(new ArrayBuffer(slabBytes));
   let pieces: TablePiece[] = [];
   const flush = async (): Promise<void> => {
     const memory = await stored;
-    stored = storeBatch(deps, put, pieceBatch(claim, pieces, slab.memory));
+    stored = storeBatch(deps, pieceBatch(claim, pieces, slab.memory), plan.sizes.pieceBytes);
     // Awaited later, when the next batch is there.
     stored.catch(() => undefined);
     slab = new Slab(memory);
@@ -266,12 +263,12 @@ async function putPieces(
 /** Stores a batch, and only with room for it, as `transactInRoom`; returns its memory. */
 async function storeBatch(
   deps: WriteDeps,
-  put: (batch: PieceBatch) => PutResult | Promise<PutResult>,
   batch: PieceBatch,
+  writeBytes: number,
 ): Promise<ArrayBuffer> {
   let next = batch;
   for (;;) {
-    const { isStored, memory } = await put(next);
+    const { isStored, memory } = await deps.put(next, writeBytes);
     if (isStored) return memory;
     deps.makeRoom(batch.pages);
     next = { ...batch, memory };

@@ -21,18 +21,23 @@ interface Waiting {
 
 /**
  * Stores batches in a thread of its own, started by the first of them: whoever hands them over does
- * not wait for the disk. Where no thread can be had, the caller's stores them.
+ * not wait for the disk. Until it has started, and where none can be had, the caller's stores them.
  */
 export class BatchWriter {
   readonly #options: BatchWriterOptions;
   /** Batches that were handed over, in order. */
   readonly #waiting: Waiting[] = [];
-  #worker: Promise<Worker> | undefined;
+  #worker: Worker | undefined;
   #ended: Promise<void> = Promise.resolve();
-  #isBroken = false;
+  #isReady = false;
 
   constructor(options: BatchWriterOptions) {
     this.#options = options;
+  }
+
+  /** Whether the thread stores batches by now. */
+  get isReady(): boolean {
+    return this.#isReady;
   }
 
   /**
@@ -41,8 +46,8 @@ export class BatchWriter {
    * @throws ReadonceError as `putBatch`; `internal` if the thread ends
    */
   async put(batch: PieceBatch): Promise<PutResult> {
-    const worker = this.#isBroken ? undefined : await (this.#worker ??= this.#start());
-    if (worker === undefined || this.#isBroken) return putBatch(this.#options, batch);
+    const worker = (this.#worker ??= this.#start());
+    if (!this.#isReady) return putBatch(this.#options, batch);
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject });
       worker.ref();
@@ -52,36 +57,33 @@ export class BatchWriter {
 
   /** Waits for what was handed over; idempotent. */
   async close(): Promise<void> {
-    const worker = await this.#worker;
-    worker?.ref();
-    worker?.postMessage('close');
+    this.#worker?.ref();
+    this.#worker?.postMessage('close');
     await this.#ended;
   }
 
-  /** Resolves when the thread can store, or has ended. */
-  #start(): Promise<Worker> {
-    const { env, maxBytes } = this.#options;
+  #start(): Worker {
+    const { env, maxBytes, onError } = this.#options;
     const data: WriterThreadData = { folder: env.folder, maxBytes };
     const worker = startWorker('writer-thread', data);
+    worker.unref();
     worker.once('error', (error) => {
-      this.#isBroken = true;
-      this.#options.onError?.(error);
+      this.#isReady = false;
+      onError?.(error);
+    });
+    worker.on('message', (message: WriterThreadMessage) => {
+      if (message === 'ready') this.#isReady = true;
+      else this.#answer(message);
+      if (this.#waiting.length === 0) worker.unref();
     });
     this.#ended = new Promise((resolve) => {
       worker.once('exit', () => {
-        this.#isBroken = true;
+        this.#isReady = false;
         for (const { reject } of this.#waiting.splice(0)) reject(ended());
         resolve();
       });
     });
-    const ready = new Promise<void>((resolve) => {
-      worker.on('message', (message: WriterThreadMessage) => {
-        if (message === 'ready') resolve();
-        else this.#answer(message);
-        if (this.#waiting.length === 0) worker.unref();
-      });
-    });
-    return Promise.race([ready, this.#ended]).then(() => worker);
+    return worker;
   }
 
   #answer(message: Exclude<WriterThreadMessage, 'ready'>): void {

@@ -1,13 +1,21 @@
 import { expect, it, onTestFinished, vi } from 'vitest';
+import { systemClock } from '../../src/core/clock.ts';
 import { pieceBatch, type PieceBatch } from '../../storage/piece-batch.ts';
-import { cutPieces, type Run } from '../../storage/pieces.ts';
+import { cutPieces, defaultPieceBytes, type Run } from '../../storage/pieces.ts';
 import { Slab } from '../../storage/slab.ts';
 import { BatchWriter } from '../../storage/threads/batch-writer.ts';
+import { writeContext } from '../../storage/writer.ts';
 import { putMark, type Claim } from '../../storage/unfinished.ts';
-import { entries, entryCounts, openTables, storeFolder } from '../support/storage-harness.ts';
-import { sampleId } from '../support/storage-samples.ts';
+import {
+  entries,
+  entryCounts,
+  openStore,
+  openTables,
+  storeFolder,
+} from '../support/storage-harness.ts';
+import { expectedContent, largeSample, readWhole, sampleId } from '../support/storage-samples.ts';
 
-const maxBytes = 10_000_000;
+const maxBytes = 100_000_000;
 
 function openWriter() {
   const env = openTables(storeFolder());
@@ -37,9 +45,13 @@ function batchOf(claim: Claim, layer = 0): PieceBatch {
 
 it('takes the memory of a batch and gives it back when the batch is stored, or is not', async () => {
   const { env, writer, claim } = openWriter();
+  // Until the thread has started it is stored here.
+  expect(await writer.put(batchOf(claim, 1))).toMatchObject({ isStored: true });
+  await vi.waitFor(() => expect(writer.isReady).toBe(true), { timeout: 60_000 });
+
   const [batch, expected] = [batchOf(claim), batchOf(claim)];
   const stored = writer.put(batch);
-  const other = writer.put(batchOf(claim, 1));
+  const other = writer.put(batchOf(claim, 2));
   const { isStored, memory } = await stored;
   expect(isStored).toBe(true);
   expect(batch.memory.byteLength).toBe(0);
@@ -57,12 +69,26 @@ it('takes the memory of a batch and gives it back when the batch is stored, or i
   const tooLarge = { ...batchOf(claim, 2), pages: maxBytes };
   const refused = { isStored: false, memory: batchOf(claim, 2).memory };
   expect(await writer.put(tooLarge)).toEqual(refused);
-  const ofAnother = batchOf({ ...claim, token: 'of another process' }, 2);
+  const ofAnother = batchOf({ ...claim, token: 'of another process' }, 3);
   await expect(writer.put(ofAnother)).rejects.toMatchObject({ code: 'conflict' });
-  expect(entryCounts(env)).toMatchObject({ segments: 4 });
+  expect(entryCounts(env)).toMatchObject({ segments: 6 });
+
+  const sample = largeSample(2);
+  await writeContext({ ...writeDeps, env, put: (each) => writer.put(each) }, sample);
+  const store = await openStore({ folder: env.folder });
+  const { tokens, heads, rankings } = readWhole(store, sample);
+  expect({ tokens, heads, rankings }).toEqual(expectedContent(sample));
   await writer.close();
   await writer.close();
 });
+
+const writeDeps = {
+  clock: systemClock,
+  pieceBytes: defaultPieceBytes,
+  makeRoom: () => undefined,
+  hasRoom: () => true,
+  warn: () => undefined,
+};
 
 it('stores without a thread where there is none', async () => {
   const onError = vi.fn();
@@ -72,10 +98,9 @@ it('stores without a thread where there is none', async () => {
     maxBytes,
     onError,
   });
-  for (const layer of [0, 1]) {
-    expect(await writer.put(batchOf(claim, layer))).toMatchObject({ isStored: true });
-  }
-  expect(onError).toHaveBeenCalledOnce();
+  expect(await writer.put(batchOf(claim))).toMatchObject({ isStored: true });
+  await vi.waitFor(() => expect(onError).toHaveBeenCalledOnce(), { timeout: 60_000 });
+  expect(await writer.put(batchOf(claim, 1))).toMatchObject({ isStored: true });
   expect(entryCounts(env)).toMatchObject({ segments: 4 });
   await writer.close();
 });
