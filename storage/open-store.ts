@@ -25,13 +25,14 @@ import type {
 import { openEnvironment, type Environment } from './environment.ts';
 import { contextsOfFamily } from './family.ts';
 import { isListed, listContexts } from './list.ts';
-import { putBatch } from './piece-batch.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
-import { hasRoom, makeRoom, requireRoom } from './quota.ts';
+import { putBatch } from './put-batch.ts';
+import { makeRoom, requireRoom } from './quota.ts';
 import { readPairs, readRanking, readRows, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
+import { hasRoom } from './room.ts';
 import { removeContext } from './remove.ts';
 import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';

@@ -6,12 +6,14 @@ import type { StoredContext } from '../src/core/context.ts';
 import { tokenBytes } from '../src/core/identity.ts';
 import { headCount } from '../src/core/kv-layout.ts';
 import { findContext, intact, putContext, type ContextSizes } from './catalogue.ts';
+import { requireMark, type Claim } from './claim.ts';
 import type { ContextWrite, Fault } from './context-store.ts';
 import type { Environment } from './environment.ts';
 import { faultOf } from './fault.ts';
 import { nextGeneration } from './generations.ts';
-import { pieceBatch, type PieceBatch, type PutResult, type TablePiece } from './piece-batch.ts';
+import { pieceBatch, type TablePiece } from './piece-batch.ts';
 import { cutPieces, runBytes, runPages, type Run } from './pieces.ts';
+import type { PieceBatch, PutResult } from './put-batch.ts';
 import { quarantineContext } from './quarantine.ts';
 import { finishRemoval } from './remove.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
@@ -23,8 +25,6 @@ import {
   putMark,
   releaseClaim,
   removeMark,
-  requireMark,
-  type Claim,
 } from './unfinished.ts';
 
 /**

@@ -1,7 +1,7 @@
 import type { Worker } from 'node:worker_threads';
 import { ReadonceError } from '../../src/core/errors.ts';
 import type { Environment } from '../environment.ts';
-import { putBatch, type PieceBatch, type PutResult } from '../piece-batch.ts';
+import { putBatch, type PieceBatch, type PutResult } from '../put-batch.ts';
 import { startWorker } from './start-worker.ts';
 import type { WriterThreadData, WriterThreadMessage } from './writer-thread.ts';
 

@@ -2,7 +2,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../../src/core/assert.ts';
 import { asReadonceError, type SerializedError } from '../../src/core/errors.ts';
 import { openEnvironment } from '../environment.ts';
-import { putBatch, type PieceBatch, type PutResult } from '../piece-batch.ts';
+import { putBatch, type PieceBatch, type PutResult } from '../put-batch.ts';
 
 /** What a thread is started with. */
 export interface WriterThreadData {

@@ -1,11 +1,13 @@
 import { expect, it, onTestFinished, vi } from 'vitest';
 import { systemClock } from '../../src/core/clock.ts';
-import { pieceBatch, type PieceBatch } from '../../storage/piece-batch.ts';
+import type { Claim } from '../../storage/claim.ts';
+import { pieceBatch } from '../../storage/piece-batch.ts';
 import { cutPieces, defaultPieceBytes, type Run } from '../../storage/pieces.ts';
+import type { PieceBatch } from '../../storage/put-batch.ts';
 import { Slab } from '../../storage/slab.ts';
 import { BatchWriter } from '../../storage/threads/batch-writer.ts';
 import { writeContext } from '../../storage/writer.ts';
-import { putMark, type Claim } from '../../storage/unfinished.ts';
+import { putMark } from '../../storage/unfinished.ts';
 import {
   entries,
   entryCounts,
@@ -69,7 +71,7 @@ it('takes the memory of a batch and gives it back when the batch is stored, or i
   const tooLarge = { ...batchOf(claim, 2), pages: maxBytes };
   const refused = { isStored: false, memory: batchOf(claim, 2).memory };
   expect(await writer.put(tooLarge)).toEqual(refused);
-  const ofAnother = batchOf({ ...claim, token: 'of another process' }, 3);
+  const ofAnother = batchOf({ ...claim, mark: Buffer.from('of another process') }, 3);
   await expect(writer.put(ofAnother)).rejects.toMatchObject({ code: 'conflict' });
   expect(entryCounts(env)).toMatchObject({ segments: 6 });
 
