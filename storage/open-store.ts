@@ -72,8 +72,8 @@ export interface StoreOptions {
 /** Rows from which on it is worth it to wake threads: 4 to 16 MB. */
 const manyRows = 2 ** 15;
 
-/** From here on a write is worth a thread, which takes a moment to start and memory to keep. */
-const manyBytes = 64 * 1024 * 1024;
+/** A write that is worth starting a thread, which takes a quarter of a second, for it. */
+const manyBytes = 256 * 1024 * 1024;
 
 const silentLog: StoreLog = { info: () => undefined, warn: () => undefined };
 
@@ -156,7 +156,9 @@ class LmdbStore implements ContextStore {
         clock: this.#clock,
         pieceBytes: this.#pieceBytes,
         put: (batch, writeBytes) =>
-          writeBytes < manyBytes ? putBatch(this.#quotaDeps, batch) : this.#writer.put(batch),
+          writeBytes < manyBytes && !this.#writer.isReady
+            ? putBatch(this.#quotaDeps, batch)
+            : this.#writer.put(batch),
         makeRoom: (pages) => {
           sweepUnfinished(this.#env, this.#clock);
           sweepExpired(this.#env, this.#clock);
