@@ -28,14 +28,17 @@ import { isListed, listContexts } from './list.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
-import { hasRoom, makeRoom, requireRoom } from './quota.ts';
+import { putBatch } from './put-batch.ts';
+import { makeRoom, requireRoom } from './quota.ts';
 import { readPairs, readRanking, readRows, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
+import { hasRoom } from './room.ts';
 import { removeContext } from './remove.ts';
 import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';
 import { reserveId, type Reservation } from './reservation.ts';
 import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.ts';
+import { BatchWriter } from './threads/batch-writer.ts';
 import { ReaderThreads } from './threads/reader-threads.ts';
 import { verifyContexts } from './verify.ts';
 import { writeContext } from './writer.ts';
@@ -69,6 +72,9 @@ export interface StoreOptions {
 /** Rows from which on it is worth it to wake threads: 4 to 16 MB. */
 const manyRows = 2 ** 15;
 
+/** A write that is worth starting a thread, which takes a quarter of a second, for it. */
+const manyBytes = 256 * 1024 * 1024;
+
 const silentLog: StoreLog = { info: () => undefined, warn: () => undefined };
 
 /** How long `gc` keeps quarantined contexts by default. */
@@ -93,6 +99,7 @@ class LmdbStore implements ContextStore {
   readonly #onRead: (bytes: number) => void;
   readonly #recent: RecentUse;
   readonly #threads: ReaderThreads;
+  readonly #writer: BatchWriter;
 
   constructor(env: Environment, options: StoreOptions) {
     this.folder = options.folder;
@@ -107,6 +114,11 @@ class LmdbStore implements ContextStore {
       folder: options.folder,
       count: options.readerThreads ?? 0,
       onError: (error) => this.#log.warn({ err: error }, 'reads contexts with one thread only'),
+    });
+    this.#writer = new BatchWriter({
+      env,
+      maxBytes: options.maxBytes,
+      onError: (error) => this.#log.warn({ err: error }, 'writes contexts without a thread'),
     });
   }
 
@@ -143,6 +155,10 @@ class LmdbStore implements ContextStore {
         env: this.#env,
         clock: this.#clock,
         pieceBytes: this.#pieceBytes,
+        put: (batch, writeBytes) =>
+          writeBytes < manyBytes && !this.#writer.isReady
+            ? putBatch(this.#quotaDeps, batch)
+            : this.#writer.put(batch),
         makeRoom: (pages) => {
           sweepUnfinished(this.#env, this.#clock);
           sweepExpired(this.#env, this.#clock);
@@ -243,7 +259,7 @@ class LmdbStore implements ContextStore {
 
   async close(): Promise<void> {
     this.#recent.flush();
-    await this.#threads.close();
+    await Promise.all([this.#threads.close(), this.#writer.close()]);
     await this.#env.close();
   }
 

@@ -16,14 +16,6 @@ export interface QuotaDeps {
   readonly info: (fields: Readonly<Record<string, unknown>>, message: string) => void;
 }
 
-/** Whether `pages` more pages fit the quota; within a write transaction, as that sees the store. */
-export function hasRoom(
-  { env, maxBytes }: Pick<QuotaDeps, 'env' | 'maxBytes'>,
-  pages: number,
-): boolean {
-  return maxBytes === undefined || env.usedBytes() + pages * pageBytes <= maxBytes;
-}
-
 /**
  * Removes until `pages` more pages fit the quota: what is in quarantine first, the longest kept
  * before the others, then expired contexts, then the least recently used; pinned ones never.

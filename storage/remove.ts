@@ -2,10 +2,11 @@ import type { Clock } from '../src/core/clock.ts';
 import type { ContextUsage } from '../src/core/context.ts';
 import { contextIdPattern } from '../src/core/identity.ts';
 import { findContext, intact, removeFromCatalogue } from './catalogue.ts';
+import { requireMark, type Claim } from './claim.ts';
 import type { Environment } from './environment.ts';
 import { liveGeneration, pieceKeyRange, pieceTables } from './generations.ts';
 import { idBytes } from './keys.ts';
-import { putMark, releaseClaim, removeMark, requireMark, type Claim } from './unfinished.ts';
+import { putMark, releaseClaim, removeMark } from './unfinished.ts';
 
 /** Keys removed in one transaction: bounds how long others wait for the write lock. */
 const keysPerTransaction = 4096;

@@ -2,15 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../src/core/clock.ts';
 import type { StoredContext } from '../src/core/context.ts';
 import { findContext, intact } from './catalogue.ts';
+import { requireMark, type Claim } from './claim.ts';
 import type { Environment } from './environment.ts';
-import {
-  isBeingWorkedOn,
-  putMark,
-  releaseClaim,
-  removeMark,
-  requireMark,
-  type Claim,
-} from './unfinished.ts';
+import { isBeingWorkedOn, putMark, releaseClaim, removeMark } from './unfinished.ts';
 
 /** An id whose context this process is about to make. */
 export interface Reservation {

@@ -1,27 +1,28 @@
+import { assert } from '../src/core/assert.ts';
+
 /**
- * Memory for what is written in one transaction, used again for the next: allocating it piece by
- * piece costs as much as writing it.
+ * Memory that the pieces of one transaction are put together in: allocating it piece by piece costs
+ * as much as writing it.
  */
 export class Slab {
-  readonly #memory: Buffer;
-  #used = 0;
+  /** Handed over to another thread, and used again when it comes back. */
+  readonly memory: ArrayBuffer;
+  #usedBytes = 0;
 
-  /** @param bytes memory is taken from the system as it is used */
-  constructor(bytes: number) {
-    this.#memory = Buffer.allocUnsafeSlow(bytes);
+  /** @param memory may hold anything */
+  constructor(memory: ArrayBuffer) {
+    this.memory = memory;
   }
 
-  /** Memory with anything in it, valid until `reset`; of its own once the slab is used up. */
-  readonly allocate = (bytes: number): Buffer => {
-    const end = this.#used + bytes;
-    if (end > this.#memory.byteLength) return Buffer.allocUnsafe(bytes);
-    const part = this.#memory.subarray(this.#used, end);
-    this.#used = end;
-    return part;
-  };
+  get usedBytes(): number {
+    return this.#usedBytes;
+  }
 
-  /** Everything allocated may be overwritten from now on. */
-  reset(): void {
-    this.#used = 0;
+  /** Memory with anything in it. */
+  allocate(bytes: number): Buffer {
+    const start = this.#usedBytes;
+    this.#usedBytes += bytes;
+    assert(this.#usedBytes <= this.memory.byteLength, 'a slab has room for a batch');
+    return Buffer.from(this.memory, start, bytes);
   }
 }

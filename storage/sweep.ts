@@ -1,6 +1,7 @@
 import type { Clock } from '../src/core/clock.ts';
 import type { StoredContext } from '../src/core/context.ts';
 import { findContext, indexKeys, intact, putIndexKey, type IndexKey } from './catalogue.ts';
+import type { Claim } from './claim.ts';
 import type { Environment, Snapshot } from './environment.ts';
 import { liveGeneration, storedGenerations } from './generations.ts';
 import {
@@ -13,7 +14,7 @@ import {
 } from './keys.ts';
 import { quarantinedGenerations } from './quarantine-records.ts';
 import { finishRemoval, removeContext } from './remove.ts';
-import { isBeingWorkedOn, markedGenerations, putMark, type Claim } from './unfinished.ts';
+import { isBeingWorkedOn, markedGenerations, putMark } from './unfinished.ts';
 
 /** How long an expired context still answers "gone" before it is forgotten. */
 const keepExpiredMs = 24 * 60 * 60 * 1000;

@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { z } from 'zod';
-import { ReadonceError } from '../src/core/errors.ts';
 import { decodeRecord, encodeRecord } from './catalogue.ts';
+import type { Claim } from './claim.ts';
 import type { Environment, Snapshot } from './environment.ts';
 import { generationKey, generationOfKey, idBytes, keysBehind, type Generation } from './keys.ts';
 
@@ -20,11 +20,6 @@ export interface UnfinishedMark {
   /** When the process started, in the kernel's words: a pid may be used again. */
   readonly processStart: string;
   readonly markedAtMs: number;
-}
-
-/** A generation that is being written or removed, and the token of its mark. */
-export interface Claim extends Generation {
-  readonly token: string;
 }
 
 const markSchema: z.ZodType<UnfinishedMark> = z.strictObject({
@@ -53,9 +48,10 @@ export function putMark(env: Environment, of: Generation, nowMs: number): Claim 
     processStart: processStart(process.pid),
     markedAtMs: nowMs,
   };
-  env.tables.unfinished.putSync(generationKey(of), encodeRecord('unfinished', of.id, mark));
+  const value = encodeRecord('unfinished', of.id, mark);
+  env.tables.unfinished.putSync(generationKey(of), value);
   ownTokens.add(token);
-  return { id: of.id, generation: of.generation, token };
+  return { id: of.id, generation: of.generation, token, mark: value };
 }
 
 /** The work ended, well or not. */
@@ -86,21 +82,6 @@ export function markedGenerations(
 export function isBeingWorkedOn(env: Environment, of: Generation, nowMs: number): boolean {
   const mark = readMark(env, of);
   return mark !== undefined && isAlive(mark, nowMs);
-}
-
-/**
- * Fails unless the mark is still the one that was put. Every transaction of a write or a removal
- * begins with it, so a process that was taken for dead cannot go on by mistake.
- * @throws ReadonceError `conflict`
- */
-export function requireMark(env: Environment, claim: Claim): void {
-  const { id } = claim;
-  if (readMark(env, claim)?.token === claim.token) return;
-  throw new ReadonceError(
-    'conflict',
-    `Expected to go on writing ${id} but another process took it over; try again`,
-    { details: { id } },
-  );
 }
 
 function readMark({ tables }: Environment, of: Generation): UnfinishedMark | undefined {

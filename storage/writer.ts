@@ -6,11 +6,14 @@ import type { StoredContext } from '../src/core/context.ts';
 import { tokenBytes } from '../src/core/identity.ts';
 import { headCount } from '../src/core/kv-layout.ts';
 import { findContext, intact, putContext, type ContextSizes } from './catalogue.ts';
+import { requireMark, type Claim } from './claim.ts';
 import type { ContextWrite, Fault } from './context-store.ts';
-import type { Commit, Environment, Table } from './environment.ts';
+import type { Environment } from './environment.ts';
 import { faultOf } from './fault.ts';
 import { nextGeneration } from './generations.ts';
-import { cutPieces, piecesPages, runBytes, runPages, type Piece, type Run } from './pieces.ts';
+import { pieceBatch, type TablePiece } from './piece-batch.ts';
+import { cutPieces, runBytes, runPages, type Run } from './pieces.ts';
+import type { PieceBatch, PutResult } from './put-batch.ts';
 import { quarantineContext } from './quarantine.ts';
 import { finishRemoval } from './remove.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
@@ -22,12 +25,13 @@ import {
   putMark,
   releaseClaim,
   removeMark,
-  requireMark,
-  type Claim,
 } from './unfinished.ts';
 
-/** Bytes written in one transaction: bounds dirty memory, and how long others wait to write. */
-const transactionBytes = 16 * 1024 * 1024;
+/**
+ * Bytes written in one transaction: bounds dirty memory, how long others wait to write, and how
+ * long this thread puts a batch together before other work has a turn.
+ */
+const transactionBytes = 8 * 1024 * 1024;
 
 /** How often a write looks whether another writer of its id is done. */
 const busyPollMs = 50;
@@ -37,6 +41,8 @@ export interface WriteDeps {
   readonly env: Environment;
   readonly pieceBytes: number;
   readonly clock: Clock;
+  /** Stores a batch of a write of so many bytes in all, here or in another thread. */
+  readonly put: (batch: PieceBatch, writeBytes: number) => PutResult | Promise<PutResult>;
   /** Makes room for that many pages, or throws `storage_full`. */
   readonly makeRoom: (pages: number) => void;
   /** Whether there is room for that many pages, as the present write transaction sees it. */
@@ -58,11 +64,9 @@ export async function writeContext(
   const { generation } = claim;
   try {
     deps.makeRoom(plan.pages);
-    const slab = new Slab(transactionBytes + deps.pieceBytes);
-    const claimed = { ...plan, generation, allocate: slab.allocate };
-    await putPieces(deps, { claim, slab, pieces: allPieces(env, write, claimed) }, signal);
+    await putPieces(deps, { claim, write, plan }, signal);
     const record = { ...write.record, timings: write.timings() };
-    return transactInRoom(deps, { claim, pages: recordPages, commit: 'durable' }, () => {
+    return transactInRoom(deps, { claim, pages: recordPages }, () => {
       putContext(env, { record, generation, sizes: plan.sizes }, write.usage);
       removeMark(env, claim);
       return defined(findContext(env, id), 'the context just written').stored;
@@ -152,23 +156,15 @@ async function claimId(
 }
 
 /** What a write has planned, the generation it is given, and where pieces are put together. */
-type ClaimedPlan = WritePlan & Pick<Claim, 'generation'> & Pick<Slab, 'allocate'>;
+type ClaimedPlan = WritePlan &
+  Pick<Claim, 'generation'> & { readonly allocate: (bytes: number) => Buffer };
 
-interface TablePiece extends Piece {
-  readonly table: Table;
-}
-
-function* allPieces(
-  env: Environment,
-  write: ContextWrite,
-  plan: ClaimedPlan,
-): Generator<TablePiece> {
-  yield* segmentPieces(env, write, plan);
-  yield* describingPieces(env, write, plan);
+function* allPieces(write: ContextWrite, plan: ClaimedPlan): Generator<TablePiece> {
+  yield* segmentPieces(write, plan);
+  yield* describingPieces(write, plan);
 }
 
 function* segmentPieces(
-  { tables }: Environment,
   write: ContextWrite,
   { pairs: runs, generation, pieceBytes, allocate }: ClaimedPlan,
 ): Generator<TablePiece> {
@@ -177,13 +173,12 @@ function* segmentPieces(
     assert(rows === run.rows, `expected ${run.rows} rows of head ${head} but got ${rows}`);
     assert(keys.byteLength === values.byteLength, 'keys and values have the same size');
     for (const piece of cutPieces({ ...run, generation }, [keys, values], pieceBytes, allocate)) {
-      yield { table: tables.segments, ...piece };
+      yield { table: 'segments', ...piece };
     }
   }
 }
 
 function* describingPieces(
-  { tables }: Environment,
   write: ContextWrite,
   { tokens: tokensOf, rankings: runs, generation, pieceBytes, allocate }: ClaimedPlan,
 ): Generator<TablePiece> {
@@ -191,14 +186,14 @@ function* describingPieces(
   assert(prefixIds.length === write.record.prefixTokens, 'the record counts the prefix');
   const ids = [tokenBytes(concatenate(prefixIds, documentIds))];
   for (const piece of cutPieces({ ...tokensOf, generation }, ids, pieceBytes, allocate)) {
-    yield { table: tables.tokens, ...piece };
+    yield { table: 'tokens', ...piece };
   }
   for (const [head, run] of runs.entries()) {
     const { positions, scores } = write.ranking(head);
     assert(positions.length === scores.length, 'every position has a score');
     const columns = [bytesOf(positions), bytesOf(scores)];
     for (const piece of cutPieces({ ...run, generation }, columns, pieceBytes, allocate)) {
-      yield { table: tables.rankings, ...piece };
+      yield { table: 'rankings', ...piece };
     }
   }
 }
@@ -207,58 +202,77 @@ function bytesOf(array: Uint32Array | Float32Array): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }
 
-interface PieceBatch {
-  readonly claim: Claim;
-  /** Made one by one, in memory of the slab. */
-  readonly pieces: Iterable<TablePiece>;
-  readonly slab: Slab;
-}
-
 /**
  * Runs `action` in a transaction of the write, and only with room for `pages` in it: what was made
  * before the first one may have been taken by others, who write at the same time.
  */
 function transactInRoom<T>(
   deps: WriteDeps,
-  options: { readonly claim: Claim; readonly pages: number; readonly commit: Commit },
+  { claim, pages }: { readonly claim: Claim; readonly pages: number },
   action: () => T,
 ): T {
-  const { claim, pages, commit } = options;
   for (;;) {
     const done = deps.env.transact(() => {
       requireMark(deps.env, claim);
       return deps.hasRoom(pages) ? { result: action() } : undefined;
-    }, commit);
+    });
     if (done !== undefined) return done.result;
     deps.makeRoom(pages);
   }
 }
 
-/** Stores pieces in order, in transactions of bounded size; other work gets a turn in between. */
+/**
+ * Stores pieces in order, in batches: while one is stored the next is put together, and other work
+ * gets a turn in between. Nothing is being stored any more when it returns or throws.
+ */
 async function putPieces(
   deps: WriteDeps,
-  { claim, pieces, slab }: PieceBatch,
+  { claim, write, plan }: { readonly claim: Claim; write: ContextWrite; plan: WritePlan },
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  let waiting: TablePiece[] = [];
-  let waitingBytes = 0;
+  const { generation } = claim;
+  const slabBytes = transactionBytes + plan.pieceBytes;
+  let slab = new Slab(new ArrayBuffer(slabBytes));
+  /** The other memory, when what is in it is stored. */
+  let stored = Promise.resolve(new ArrayBuffer(slabBytes));
+  let pieces: TablePiece[] = [];
   const flush = async (): Promise<void> => {
-    transactInRoom(deps, { claim, pages: piecesPages(waiting), commit: 'ordered' }, () => {
-      for (const { table, key, value } of waiting) table.putSync(key, value);
-    });
-    waiting = [];
-    waitingBytes = 0;
-    slab.reset();
+    const memory = await stored;
+    stored = storeBatch(deps, pieceBatch(claim, pieces, slab.memory), plan.sizes.pieceBytes);
+    // Awaited later, when the next batch is there.
+    stored.catch(() => undefined);
+    slab = new Slab(memory);
+    pieces = [];
     await nextTurn();
   };
-  for (const piece of pieces) {
+  try {
+    const allocate = (bytes: number): Buffer => slab.allocate(bytes);
+    for (const piece of allPieces(write, { ...plan, generation, allocate })) {
+      signal?.throwIfAborted();
+      pieces.push(piece);
+      if (slab.usedBytes >= transactionBytes) await flush();
+    }
+    await flush();
+    await stored;
     signal?.throwIfAborted();
-    waiting.push(piece);
-    waitingBytes += piece.value.byteLength;
-    if (waitingBytes >= transactionBytes) await flush();
+  } finally {
+    await stored.catch(() => undefined);
   }
-  await flush();
-  signal?.throwIfAborted();
+}
+
+/** Stores a batch, and only with room for it, as `transactInRoom`; returns its memory. */
+async function storeBatch(
+  deps: WriteDeps,
+  batch: PieceBatch,
+  writeBytes: number,
+): Promise<ArrayBuffer> {
+  let next = batch;
+  for (;;) {
+    const { isStored, memory } = await deps.put(next, writeBytes);
+    if (isStored) return memory;
+    deps.makeRoom(batch.pages);
+    next = { ...batch, memory };
+  }
 }
 
 /** Removes what a failed write left. If even that fails, the mark stays and the sweep does it. */

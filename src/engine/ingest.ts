@@ -6,6 +6,7 @@ import type { Clock } from '../core/clock.ts';
 import { concatenate } from '../core/concatenate.ts';
 import type { IngestTimings, StoredContext } from '../core/context.ts';
 import { headCount } from '../core/kv-layout.ts';
+import type { Piecewise } from '../core/piecewise.ts';
 import type { Checkpoint } from '../model/checkpoint.ts';
 import type { DenseCache, Pieces, Runtime } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
@@ -122,8 +123,8 @@ class Ingestion {
     };
     const scores = await method.score(access);
     const budget = resolveBudget(compression.budget);
-    const select = (): KeptPairs => budget.select(scores, plan.layout, compression.keepRatio);
-    const kept = await this.#dependencies.scheduler.piece(select, this.#call.signal);
+    const choice = budget.choose(scores, plan.layout, compression.keepRatio);
+    const kept = await this.#piecewise(choice);
     return { kept, scoreMs: this.#computeMs - startMs };
   }
 
@@ -178,6 +179,15 @@ class Ingestion {
   /** Rows of prefix and document: where reconstruction passes start. */
   #rows(): number {
     return this.#document.plan.prefixTokens + this.#document.documentIds.length;
+  }
+
+  /** Does the work, each piece when the device has time. */
+  async #piecewise<T>(work: Piecewise<T>): Promise<T> {
+    const { scheduler } = this.#dependencies;
+    for (;;) {
+      const piece = await scheduler.piece(() => work.next(), this.#call.signal);
+      if (piece.done === true) return piece.value;
+    }
   }
 
   /** Runs `work` on one slice of `ids` after another, each piece when the device has time. */

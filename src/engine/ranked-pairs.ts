@@ -42,8 +42,8 @@ export class RankedPairs {
     const { positions } = this.ranking(head);
     const rows = new Uint32Array(this.#prefixTokens + positions.length);
     for (let row = 0; row < this.#prefixTokens; row++) rows[row] = row;
-    for (const [rank, position] of positions.entries()) {
-      rows[this.#prefixTokens + rank] = this.#prefixTokens + position;
+    for (let rank = 0; rank < positions.length; rank++) {
+      rows[this.#prefixTokens + rank] = this.#prefixTokens + (positions[rank] as number);
     }
     return this.#cache.pairs(head, rows, this.#precision);
   }

@@ -1,10 +1,9 @@
-import { extname } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { ReadonceError } from '../../src/core/errors.ts';
 import type { HeadRange, HeadRows } from '../context-store.ts';
 import { jobNumbers, type ReaderThreadData, type ReadJob } from './job.ts';
 import { slotMemory, SlotTaker } from './slots.ts';
+import { startWorker } from './start-worker.ts';
 
 /** How long no thread may publish anything while one is expected to. */
 const stallMs = 60_000;
@@ -102,7 +101,8 @@ export class ReaderThreads {
 
   #start({ folder, onError }: ReaderThreadsOptions): Thread {
     const memory = slotMemory(this.#published.buffer);
-    const worker = startWorker({ folder, memory });
+    const data: ReaderThreadData = { folder, memory };
+    const worker = startWorker('reader-thread', data);
     worker.once('message', () => this.#ready++);
     worker.once('error', (error) => {
       this.#isBroken = true;
@@ -112,14 +112,4 @@ export class ReaderThreads {
     worker.unref();
     return { worker, slots: new SlotTaker(memory), ended };
   }
-}
-
-function startWorker(workerData: ReaderThreadData): Worker {
-  const extension = extname(fileURLToPath(import.meta.url));
-  const entry = new URL(`./reader-thread${extension}`, import.meta.url);
-  if (extension !== '.ts') return new Worker(entry, { workerData });
-  // Threads do not inherit what makes a process understand TypeScript.
-  const load = `register(); return import(${JSON.stringify(entry.href)});`;
-  const script = `import('tsx/esm/api').then(({ register }) => { ${load} })`;
-  return new Worker(script, { eval: true, workerData });
 }

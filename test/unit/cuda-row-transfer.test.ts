@@ -69,6 +69,7 @@ describe('rows on their way into blocks', () => {
 /** Bytes of one row that came from numbers that are not finite, as the kernels store it. */
 const infinite: readonly (readonly [Precision, Uint8Array])[] = [
   [f16, new Uint8Array(Uint16Array.of(0x7e00).buffer)],
+  [f16, new Uint8Array(Uint16Array.of(0x7bff, 0xfc00).buffer)],
   [f32, new Uint8Array(Float32Array.of(-Infinity).buffer)],
   [int8, new Uint8Array(Uint16Array.of(0x7c00).buffer)],
 ];

@@ -1,6 +1,7 @@
 import { assert } from '../../core/assert.ts';
 import { headCount } from '../../core/kv-layout.ts';
-import type { Budget } from '../budget.ts';
+import { atOnce } from '../../core/piecewise.ts';
+import { budgetOf } from '../budget.ts';
 import { bestIndices, checkScores, keptCount, keptPairs } from './selection.ts';
 
 /**
@@ -10,19 +11,21 @@ import { bestIndices, checkScores, keptCount, keptPairs } from './selection.ts';
  *
  * Deviation: the authors' code drops ties at the threshold; here the count is exact.
  */
-export const globalBudget: Budget = {
+export const globalBudget = budgetOf({
   name: 'global',
   description: 'The best pairs of all layers and heads together.',
-  select(scores, layout, keepRatio) {
+  *choose(scores, layout, keepRatio) {
     const heads = headCount(layout);
-    checkScores(scores, heads);
-    return keptPairs(scores, heads, bestIndices(scores, keptCount(scores.length, keepRatio)));
+    yield* checkScores(scores, heads);
+    const kept = yield* bestIndices(scores, keptCount(scores.length, keepRatio));
+    return yield* keptPairs(scores, heads, kept);
   },
   prefixCounts({ layout, documentTokens, keepRatio, stored }) {
     const heads = headCount(layout);
     assert(stored.counts.length === heads, `expected ${heads} heads`);
     // Stored order is that of the tie rule: heads ascending, equal scores by ascending position.
-    const kept = bestIndices(stored.scores, keptCount(heads * documentTokens, keepRatio));
+    const count = keptCount(heads * documentTokens, keepRatio);
+    const kept = atOnce(bestIndices(stored.scores, count));
     const counts = new Uint32Array(heads);
     let storedEnd = 0;
     let next = 0;
@@ -38,4 +41,4 @@ export const globalBudget: Budget = {
     const kept = counts.reduce((sum, count) => sum + count, 0);
     return kept === keptCount(counts.length * documentTokens, keepRatio);
   },
-};
+});

@@ -1,29 +1,28 @@
 import { assert } from '../../core/assert.ts';
 import { headCount } from '../../core/kv-layout.ts';
-import type { Budget } from '../budget.ts';
+import { budgetOf } from '../budget.ts';
 import { bestIndices, checkScores, keptCount, keptPairs } from './selection.ts';
 
 /**
  * The best `round(keepRatio · n)` pairs of each head, ties by position. For scores that cannot be
  * compared between heads, and as the even-handed baseline to `global`.
  */
-export const uniformBudget: Budget = {
+export const uniformBudget = budgetOf({
   name: 'uniform',
   description: 'The same number of pairs in every head.',
-  select(scores, layout, keepRatio) {
+  *choose(scores, layout, keepRatio) {
     const heads = headCount(layout);
-    const tokens = checkScores(scores, heads);
+    const tokens = yield* checkScores(scores, heads);
     const count = keptCount(tokens, keepRatio);
     const kept = new Uint32Array(heads * count);
     for (let head = 0; head < heads; head++) {
       const start = head * tokens;
-      const best = bestIndices(scores.subarray(start, start + tokens), count);
-      kept.set(
-        best.map((position) => start + position),
-        head * count,
-      );
+      const best = yield* bestIndices(scores.subarray(start, start + tokens), count);
+      for (let rank = 0; rank < count; rank++) {
+        kept[head * count + rank] = start + (best[rank] as number);
+      }
     }
-    return keptPairs(scores, heads, kept);
+    return yield* keptPairs(scores, heads, kept);
   },
   prefixCounts({ layout, documentTokens, keepRatio, stored }) {
     const count = keptCount(documentTokens, keepRatio);
@@ -37,4 +36,4 @@ export const uniformBudget: Budget = {
   couldKeep({ counts, documentTokens, keepRatio }) {
     return counts.every((count) => count === keptCount(documentTokens, keepRatio));
   },
-};
+});

@@ -174,23 +174,44 @@ export class RowEncoder implements Closeable {
 /** Whether all of one side's stored rows came from finite numbers. */
 function isFinite(side: Uint8Array, staged: StagedFormat, headDim: HeadDim): boolean {
   const { buffer, byteOffset, byteLength } = side;
-  const [halfExponent, floatExponent] = [0x7c00, 0x7f800000];
-  if (staged === 'f16') {
-    return new Uint16Array(buffer, byteOffset, byteLength / 2).every(
-      (half) => (half & halfExponent) !== halfExponent,
-    );
-  }
-  if (staged === 'f32') {
-    return new Uint32Array(buffer, byteOffset, byteLength / 4).every(
-      (float) => (float & floatExponent) !== floatExponent,
-    );
-  }
+  if (staged === 'f16') return haveFiniteExponents(side, halfExponents);
+  if (staged === 'f32') return haveFiniteExponents(side, floatExponent);
   // The kernel makes a row's magnitude infinite if any of its elements is not finite.
   const rows = new DataView(buffer, byteOffset, byteLength);
   for (let at = 0; at < byteLength; at += headDim + magnitudeBytes) {
     if ((rows.getUint16(at, true) & halfExponent) === halfExponent) return false;
   }
   return true;
+}
+
+/** All of its bits are set in numbers that are not finite. */
+const halfExponent = 0x7c00;
+
+/** The exponents in a 32-bit word: where they are, ones to add, and what all bits carry to then. */
+interface Exponents {
+  readonly shift: number;
+  readonly mask: number;
+  readonly ones: number;
+  readonly carries: number;
+}
+
+/** Of two halves. */
+const halfExponents: Exponents = {
+  shift: 10,
+  mask: 0x001f001f,
+  ones: 0x00010001,
+  carries: 0x00200020,
+};
+
+const floatExponent: Exponents = { shift: 23, mask: 0xff, ones: 1, carries: 0x100 };
+
+/** Word by word, without a call or a branch for each: a context has hundreds of millions. */
+function haveFiniteExponents(side: Uint8Array, exponents: Exponents): boolean {
+  const { shift, mask, ones, carries } = exponents;
+  const words = new Uint32Array(side.buffer, side.byteOffset, side.byteLength / 4);
+  let sums = 0;
+  for (let i = 0; i < words.length; i++) sums |= (((words[i] as number) >>> shift) & mask) + ones;
+  return (sums & carries) === 0;
 }
 
 function notFinite(): ReadonceError {

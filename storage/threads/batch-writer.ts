@@ -1,0 +1,101 @@
+import type { Worker } from 'node:worker_threads';
+import { ReadonceError } from '../../src/core/errors.ts';
+import type { Environment } from '../environment.ts';
+import { putBatch, type PieceBatch, type PutResult } from '../put-batch.ts';
+import { startWorker } from './start-worker.ts';
+import type { WriterThreadData, WriterThreadMessage } from './writer-thread.ts';
+
+/** What a writer stores to. */
+export interface BatchWriterOptions {
+  readonly env: Environment;
+  /** Quota of the store, bytes. */
+  readonly maxBytes: number | undefined;
+  /** Hears why the thread ended that should not have. */
+  readonly onError?: (error: unknown) => void;
+}
+
+interface Waiting {
+  readonly resolve: (result: PutResult) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * Stores batches in a thread of its own, started by the first of them: whoever hands them over does
+ * not wait for the disk. Until it has started, and where none can be had, the caller's stores them.
+ */
+export class BatchWriter {
+  readonly #options: BatchWriterOptions;
+  /** Batches that were handed over, in order. */
+  readonly #waiting: Waiting[] = [];
+  #worker: Worker | undefined;
+  #ended: Promise<void> = Promise.resolve();
+  #isReady = false;
+
+  constructor(options: BatchWriterOptions) {
+    this.#options = options;
+  }
+
+  /** Whether the thread stores batches by now. */
+  get isReady(): boolean {
+    return this.#isReady;
+  }
+
+  /**
+   * Stores a batch, after those before it. It is on disk when the promise resolves.
+   * @param batch its memory is handed over; the result gives it back
+   * @throws ReadonceError as `putBatch`; `internal` if the thread ends
+   */
+  async put(batch: PieceBatch): Promise<PutResult> {
+    const worker = (this.#worker ??= this.#start());
+    if (!this.#isReady) return putBatch(this.#options, batch);
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject });
+      worker.ref();
+      worker.postMessage(batch, [batch.memory]);
+    });
+  }
+
+  /** Waits for what was handed over; idempotent. */
+  async close(): Promise<void> {
+    this.#worker?.ref();
+    this.#worker?.postMessage('close');
+    await this.#ended;
+  }
+
+  #start(): Worker {
+    const { env, maxBytes, onError } = this.#options;
+    const data: WriterThreadData = { folder: env.folder, maxBytes };
+    const worker = startWorker('writer-thread', data);
+    worker.unref();
+    worker.once('error', (error) => {
+      this.#isReady = false;
+      onError?.(error);
+    });
+    worker.on('message', (message: WriterThreadMessage) => {
+      if (message === 'ready') this.#isReady = true;
+      else this.#answer(message);
+      if (this.#waiting.length === 0) worker.unref();
+    });
+    this.#ended = new Promise((resolve) => {
+      worker.once('exit', () => {
+        this.#isReady = false;
+        for (const { reject } of this.#waiting.splice(0)) reject(ended());
+        resolve();
+      });
+    });
+    return worker;
+  }
+
+  #answer(message: Exclude<WriterThreadMessage, 'ready'>): void {
+    const first = this.#waiting.shift();
+    if ('error' in message) first?.reject(ReadonceError.fromJSON(message.error));
+    else first?.resolve(message);
+  }
+}
+
+function ended(): ReadonceError {
+  return new ReadonceError(
+    'internal',
+    'Expected the thread that writes to the context store to go on but it ended; try again',
+  );
+}
