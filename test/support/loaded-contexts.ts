@@ -1,6 +1,10 @@
 import type { ContextRecord } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
-import type { LoadedContext, LoadRequest } from '../../src/engine/loaded-context.ts';
+import type {
+  LoadedContext,
+  LoadedContextsOptions,
+  LoadRequest,
+} from '../../src/engine/loaded-context.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import type { ContextCache, Runtime } from '../../src/runtime/runtime.ts';
 import type { ContextStore, HeadRange, RowReading } from '../../storage/context-store.ts';
@@ -37,6 +41,12 @@ export class LoadedBench {
 
   pool(poolBytes: number, store: ContextStore = this.engine.store): LoadedContexts {
     return new LoadedContexts({ runtime: this.engine.runtime, store, poolBytes });
+  }
+
+  /** A pool that reads as little in a piece of work as the store can. */
+  poolInPieces(options: Partial<LoadedContextsOptions> = {}): LoadedContexts {
+    const { runtime, store } = this.engine;
+    return new LoadedContexts({ runtime, store, poolBytes: 2 ** 30, pieceBytes: 1, ...options });
   }
 
   /** A pool that nothing fills, whose caches can be looked into, in the order they were made. */
