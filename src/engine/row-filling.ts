@@ -77,6 +77,7 @@ export class RowFilling implements Closeable {
       if (!this.#fill()) return false;
       assert(this.#missingRows === 0, `expected ${this.#missingRows} more rows`);
       requireUnchanged(this.#options.store, this.#record);
+      this.close();
       return true;
     } catch (error) {
       throw this.#explain(error);

@@ -90,8 +90,15 @@ export class ReaderThreads {
   }
 
   async #publishedSince(count: number): Promise<void> {
-    const waiting = Atomics.waitAsync(this.#published, 0, count, stallMs);
-    if (!waiting.async || (await waiting.value) !== 'timed-out') return;
+    const waiting = Atomics.waitAsync(this.#published, 0, count);
+    if (!waiting.async) return;
+    // A timeout of the waiting itself would stay in memory when it is over.
+    const watch = setInterval(() => this.#giveUpIfStuck(), stallMs).unref();
+    await waiting.value;
+    clearInterval(watch);
+  }
+
+  #giveUpIfStuck(): void {
     // Threads whose slots are full wait for their taker.
     if (this.#threads.some(({ slots }) => slots.peek() !== undefined)) return;
     this.#isBroken = true;

@@ -226,15 +226,12 @@ describe('loading a context beside running answers', () => {
 
   it('leaves a step between any two pieces', async () => {
     const { device, scheduler, load } = open(bench.poolInPieces());
-    let isLoaded = false;
-    const loading = load(request(a)).then((context) => {
-      isLoaded = true;
-      return context;
-    });
+    const state = { isLoading: true };
+    const loading = load(request(a)).finally(() => (state.isLoading = false));
     const tail = new CountingTail();
     tail.length = 1;
     const context = { lengths: new Uint32Array(), close: () => undefined };
-    while (!isLoaded) {
+    while (state.isLoading) {
       await scheduler.forward({ context, tail, ids: new Int32Array(1), startPosition: 1 });
     }
     expect(bench.logitsOn(await loading)).toEqual(bench.expectedLogits(a));

@@ -163,6 +163,33 @@ describe('reader threads', () => {
     await takeAll(threads.read(id, wholeHeads(sample)), collected.add);
     expect(collected.of(2)).toEqual(expectedPairs(sample, 2));
   });
+
+  it('read for several at once, go on when one of them leaves, and end while one waits', async () => {
+    const sample = largeSample(8);
+    const { threads } = await stored(sample);
+    const read = () => threads.read(sample.record.id, wholeHeads(sample));
+    const [first, left, last] = [read(), read(), read()];
+    await first.ready();
+    left.close();
+    const collected = [new Collected(), new Collected()] as const;
+    await Promise.all([takeAll(last, collected[1].add), takeAll(first, collected[0].add)]);
+    for (const each of collected) expect(each.of(1)).toEqual(expectedPairs(sample, 1));
+    // More than fits their memory: they wait for a taker.
+    const waiting = read();
+    await waiting.ready();
+    await threads.close();
+    await waiting.ready();
+  });
+
+  it('are not asked any more when one has died, and whoever waits is told', async () => {
+    const { threads } = await stored(sampleContext({ seed: 9 }));
+    // What it says of this does not fit its memory.
+    const reading = threads.read('x'.repeat(8 * 1024 * 1024), [{ head: 0, from: 0, to: 1 }]);
+    await expect(takeAll(reading, () => undefined)).rejects.toThrow(
+      expect.objectContaining({ code: 'internal', message: expect.stringContaining('died') }),
+    );
+    expect(threads.isReady).toBe(false);
+  });
 });
 
 describe('a store with reader threads', () => {
