@@ -92,8 +92,9 @@ export class ReaderThreads {
   async #publishedSince(count: number): Promise<void> {
     const waiting = Atomics.waitAsync(this.#published, 0, count);
     if (!waiting.async) return;
-    // A timeout of the waiting itself would stay in memory when it is over.
-    const watch = setInterval(() => this.#giveUpIfStuck(), stallMs).unref();
+    // Neither the threads nor the waiting keep the process alive: this does, for who waits. A
+    // timeout of the waiting itself would stay in memory when it is over.
+    const watch = setInterval(() => this.#giveUpIfStuck(), stallMs);
     await waiting.value;
     clearInterval(watch);
   }
