@@ -1,4 +1,5 @@
 import type { Reservation } from './reservation.ts';
+import type { Closeable } from '../src/core/closeable.ts';
 import type {
   ContextRecord,
   ContextUsage,
@@ -152,6 +153,24 @@ export interface Collected {
   readonly stray: number;
 }
 
+/** Rows that are read some at a time: the caller may do other things in between. */
+export interface RowReading extends Closeable {
+  /**
+   * Hands over rows, as long as there are some without waiting for other threads. Heads come in any
+   * order, the rows of one range in rank order.
+   * @param onRows uses rows up before it returns, and reads nothing else of the store; false if it
+   * wants no more of them now
+   * @returns whether all rows have been handed over
+   * @throws ReadonceError `not_found`, `corrupt_record`; `internal` if a thread has died or is
+   * stuck; what `onRows` throws. It is to be closed then
+   */
+  take(onRows: (rows: HeadRows) => boolean): boolean;
+  /** Settles when `take` has something to hand over, or an error. */
+  ready(): Promise<void>;
+  /** Ends the reading, wherever it is; idempotent. */
+  close(): void;
+}
+
 /**
  * The context store. Everything read is verified; what fails a check throws `corrupt_record` and is
  * never decoded from. A context is visible only when it was written whole. Several processes may
@@ -211,13 +230,11 @@ export interface ContextStore {
    */
   readPairs(id: string, head: number, range?: RowRange): Iterable<HeadPairs>;
   /**
-   * Rows of several heads, with `StoreOptions.readerThreads` if they are many. Heads come in any
-   * order, the rows of one range in rank order.
-   * @param onRows uses rows up before it returns, and reads nothing else of the store; what it
-   * throws ends the reading
-   * @throws ReadonceError `not_found`, `corrupt_record`
+   * Begins to read rows of several heads, with `StoreOptions.readerThreads` if they are many. Each
+   * range may be of a snapshot of its own, or of several: who reads rows that belong together looks
+   * whether the context is still the same when it has them all.
    */
-  readRows(id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void): void;
+  readRows(id: string, ranges: readonly HeadRange[]): RowReading;
   /** @throws ReadonceError `not_found`, `corrupt_record` */
   readRanking(id: string, head: number): HeadRanking;
   /** Changes what is given of the usage. Undefined if the context is not there. */

@@ -12,16 +12,17 @@ import type {
   HeadPairs,
   HeadRange,
   HeadRanking,
-  HeadRows,
   ListOptions,
   ListPage,
   QuarantinedContext,
   RowRange,
+  RowReading,
   StoreStats,
   TokenIds,
   VerifiedContext,
   VerifyOptions,
 } from './context-store.ts';
+import { DirectReading } from './direct-reading.ts';
 import { openEnvironment, type Environment } from './environment.ts';
 import { contextsOfFamily } from './family.ts';
 import { isListed, listContexts } from './list.ts';
@@ -30,7 +31,7 @@ import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
 import { putBatch } from './put-batch.ts';
 import { makeRoom, requireRoom } from './quota.ts';
-import { readPairs, readRanking, readRows, readTokenIds } from './reader.ts';
+import { readPairs, readRanking, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
 import { hasRoom } from './room.ts';
 import { removeContext } from './remove.ts';
@@ -184,14 +185,21 @@ class LmdbStore implements ContextStore {
     return readPairs(this.#env, { id, head, range }, this.#onRead);
   }
 
-  readRows(id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void): void {
-    const take = (rows: HeadRows): void => {
-      this.#onRead(rows.keys.byteLength + rows.values.byteLength);
-      onRows(rows);
-    };
+  readRows(id: string, ranges: readonly HeadRange[]): RowReading {
     const rows = ranges.reduce((sum, { from, to }) => sum + to - from, 0);
-    if (rows >= manyRows && this.#threads.isReady) this.#threads.read(id, ranges, take);
-    else readRows(this.#env, { id, ranges }, take);
+    const reading =
+      rows >= manyRows && this.#threads.isReady
+        ? this.#threads.read(id, ranges)
+        : new DirectReading(this.#env, { id, ranges });
+    return {
+      take: (onRows) =>
+        reading.take((taken) => {
+          this.#onRead(taken.keys.byteLength + taken.values.byteLength);
+          return onRows(taken);
+        }),
+      ready: () => reading.ready(),
+      close: () => reading.close(),
+    };
   }
 
   readRanking(id: string, head: number): HeadRanking {

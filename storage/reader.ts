@@ -1,14 +1,7 @@
 import { assert } from '../src/core/assert.ts';
 import { ReadonceError } from '../src/core/errors.ts';
 import { findEntry, type CatalogueEntry } from './catalogue.ts';
-import type {
-  HeadPairs,
-  HeadRange,
-  HeadRanking,
-  HeadRows,
-  RowRange,
-  TokenIds,
-} from './context-store.ts';
+import type { HeadPairs, HeadRanking, RowRange, TokenIds } from './context-store.ts';
 import type { Environment, Snapshot } from './environment.ts';
 import { readPieces } from './pieces.ts';
 import { pairsRun, rankingRun, tokensRun } from './runs.ts';
@@ -46,22 +39,6 @@ export function* readPairs(
     }
   } finally {
     snapshot.done();
-  }
-}
-
-/** See `ContextStore.readRows`: one head after another. */
-export function readRows(
-  env: Environment,
-  { id, ranges }: { readonly id: string; readonly ranges: readonly HeadRange[] },
-  onRows: (rows: HeadRows) => void,
-): void {
-  for (const range of ranges) {
-    const { head } = range;
-    let firstRow = range.from;
-    for (const pairs of readPairs(env, { id, head, range }, () => undefined)) {
-      onRows({ ...pairs, head, firstRow });
-      firstRow += pairs.rows;
-    }
   }
 }
 

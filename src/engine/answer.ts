@@ -8,7 +8,9 @@ import { createAnswerText } from './answer-text.ts';
 import { decode, type Decoded, type DecodeDependencies } from './decode.ts';
 import { findContext, usedKeepRatio } from './find-context.ts';
 import type { KeyedQueue } from './keyed-queue.ts';
-import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
+import { loadContext } from './load-context.ts';
+import type { Claim, LoadedContext } from './loaded-context.ts';
+import type { LoadedContexts } from './loaded-contexts.ts';
 import { promptQueue, readPrompt } from './prompt-context.ts';
 import type { EngineAnswer, EngineQuery, QuerySource } from './protocol.ts';
 import { encodeFollowUp, encodePrompt, encodeTurns } from './query-tokens.ts';
@@ -259,20 +261,33 @@ class AnswerRun {
    * Takes the context, waiting for memory that other queries hold. What is parked stays held until
    * the answer's end, so that room is needed for new rows only.
    */
-  #acquire(record: ContextRecord, ground: Ground, parkedBytes = 0): Promise<LoadedContext> {
-    const { scheduler, clock, loaded } = this.#dependencies;
-    const { signal, query } = this.#call;
-    const tailTokens = ground.ids.length + query.sampling.maxTokens;
-    const request = { record, keepRatio: ground.keepRatio, tailTokens, parkedBytes };
-    const acquire = (): LoadedContext => {
+  async #acquire(record: ContextRecord, ground: Ground, parkedBytes = 0): Promise<LoadedContext> {
+    const { loaded } = this.#dependencies;
+    const tailTokens = ground.ids.length + this.#call.query.sampling.maxTokens;
+    const { keepRatio } = ground;
+    const claim = loaded.claim({ record, keepRatio, tailTokens, parkedBytes });
+    try {
+      return await this.#whenRoom(() => this.#load(claim));
+    } finally {
+      claim.close();
+    }
+  }
+
+  async #load(claim: Claim): Promise<LoadedContext> {
+    const { scheduler, clock, loaded, maxWaitMs } = this.#dependencies;
+    let startedMs: number | undefined;
+    const onPiece = (): void => {
       this.#start();
-      const startedMs = clock.monotonicMs();
+      startedMs ??= clock.monotonicMs();
       this.#givenBack = loaded.givenBack;
-      const context = loaded.acquire(request);
-      this.#loadMs += clock.monotonicMs() - startedMs;
-      return context;
     };
-    return this.#whenRoom(() => scheduler.load(acquire, signal));
+    const leftMs = (): number => this.#leftMs();
+    const { signal } = this.#call;
+    try {
+      return await loadContext(scheduler, { claim, onPiece, leftMs, maxWaitMs, signal });
+    } finally {
+      if (startedMs !== undefined) this.#loadMs += clock.monotonicMs() - startedMs;
+    }
   }
 
   /** Takes memory, again whenever others gave some back, until the query has waited too long. */

@@ -1,10 +1,8 @@
 import type { KeptPairs } from '../compression/budget.ts';
-import { resolveBudget, resolvePrecision } from '../compression/registry.ts';
-import { assert } from '../core/assert.ts';
+import { resolveBudget } from '../compression/registry.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import { headCount } from '../core/kv-layout.ts';
-import type { ContextCache } from '../runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 
 /**
@@ -45,39 +43,20 @@ function storedPairs(store: ContextStore, record: ContextRecord): KeptPairs {
 }
 
 /**
- * Reads each head's rows behind the first `from[head]` (default: all) into a cache that has room.
- * @throws ReadonceError `not_found`, `corrupt_record`, `conflict` (deleted or replaced meanwhile)
- */
-export function fillRows(
-  store: ContextStore,
-  record: ContextRecord,
-  { cache, from }: { readonly cache: ContextCache; readonly from: Uint32Array | undefined },
-): void {
-  const precision = resolvePrecision(record.compression.precision);
-  const ranges = Array.from(cache.lengths, (to, head) => ({ head, from: from?.[head] ?? 0, to }));
-  const missing = ranges.filter((range) => range.from < range.to);
-  if (missing.length === 0) return;
-  let rows = 0;
-  store.readRows(record.id, missing, (piece) => {
-    cache.write(piece.head, piece.firstRow, piece, precision);
-    rows += piece.rows;
-  });
-  const expected = missing.reduce((sum, range) => sum + range.to - range.from, 0);
-  assert(rows === expected, `expected ${expected} rows but got ${rows}`);
-  requireUnchanged(store, record);
-}
-
-/**
  * Fails if a context is not the one any more that `record` was read from: deleted, or deleted and
  * ingested again. Call after reading rows or rankings that belong together.
  * @throws ReadonceError `conflict`
  */
 export function requireUnchanged(store: ContextStore, record: ContextRecord): void {
   if (store.get(record.id)?.record.createdAtMs === record.createdAtMs) return;
-  throw new ReadonceError(
+  throw changed(record.id);
+}
+
+/** What a query is told whose context went while it was read. */
+export function changed(id: string): ReadonceError {
+  return new ReadonceError(
     'conflict',
-    `Expected ${record.id} to stay as it is while it was read but it was deleted or replaced: ` +
-      'try again',
-    { details: { id: record.id }, retryAfterSeconds: 1 },
+    `Expected ${id} to stay as it is while it was read but it was deleted or replaced: try again`,
+    { details: { id }, retryAfterSeconds: 1 },
   );
 }

@@ -1,5 +1,6 @@
 import type { ContextRecord } from '../core/context.ts';
 import type { ContextCache, ContextView } from '../runtime/runtime.ts';
+import type { RowFilling } from './row-filling.ts';
 
 /** The rows of a context that queries of one keepRatio see. */
 export interface SeenRows {
@@ -9,7 +10,7 @@ export interface SeenRows {
   users: number;
 }
 
-/** A loaded context. */
+/** A context that is loaded, or is being loaded. */
 export interface Entry {
   readonly record: ContextRecord;
   readonly cache: ContextCache;
@@ -17,6 +18,8 @@ export interface Entry {
   readonly seen: Map<number, SeenRows>;
   /** Queries that use it. */
   users: number;
+  /** Set while rows are read into it, and when that has failed: nobody may see any then. */
+  filling: RowFilling | undefined;
 }
 
 /** Ratios whose rows a context remembers: more than its users will ask for, usually. */
@@ -44,4 +47,9 @@ export function seenRows(entry: Entry, keepRatio: number, lengths: Uint32Array):
 /** Bytes of memory that contexts hold. */
 export function sizeOf(entries: readonly Entry[]): number {
   return entries.reduce((sum, { cache }) => sum + cache.sizeBytes, 0);
+}
+
+/** Whether a cache has, or will have once it is filled, at least so many rows in each head. */
+export function covers({ lengths }: ContextCache, needed: Uint32Array): boolean {
+  return needed.every((length, head) => length <= (lengths[head] as number));
 }

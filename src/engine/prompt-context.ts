@@ -5,7 +5,8 @@ import {
   type Pieces,
   type Runtime,
 } from '../runtime/runtime.ts';
-import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
+import type { LoadedContext } from './loaded-context.ts';
+import type { LoadedContexts } from './loaded-contexts.ts';
 import { runPiecesWithRoom } from './retried-pieces.ts';
 import type { Scheduler } from './scheduler.ts';
 

@@ -74,7 +74,8 @@ interface Queued {
  * take, and all of it when nobody asks. A piece is as long as it is; it begins if at least half of
  * it is still due, judged by the one before, and what it takes too much or too little is evened out
  * in the next rounds. Two steps are therefore never further apart than two rounds and two pieces,
- * of what comes here. A piece may be long: a context is loaded in one, a document tokenised in one.
+ * of what comes here. Few pieces are long: a document is tokenised in one, and a context that comes
+ * back from host memory is copied in one. What is read from the store comes in many.
  * What the engine's thread does beside comes on top: questions are tokenised as they come, and rows
  * encoded and written to the store some MiB at a time.
  * What pieces did not take up is lost: who comes late cannot stop the answers to catch up.

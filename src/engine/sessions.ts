@@ -4,7 +4,8 @@ import type { Closeable } from '../core/closeable.ts';
 import type { ContextRecord } from '../core/context.ts';
 import { ReadonceError } from '../core/errors.ts';
 import type { Runtime, Tail } from '../runtime/runtime.ts';
-import type { LoadedContext, LoadedContexts } from './loaded-contexts.ts';
+import type { LoadedContext } from './loaded-context.ts';
+import type { LoadedContexts } from './loaded-contexts.ts';
 import type { EngineSession } from './protocol.ts';
 
 /** A session while it is asked. */

@@ -1,16 +1,15 @@
 import type { Worker } from 'node:worker_threads';
-import { ReadonceError } from '../../src/core/errors.ts';
-import type { HeadRange, HeadRows } from '../context-store.ts';
-import { jobNumbers, type ReaderThreadData, type ReadJob } from './job.ts';
+import type { HeadRange, RowReading } from '../context-store.ts';
+import type { ReaderThreadData } from './job.ts';
 import { slotMemory, SlotTaker } from './slots.ts';
 import { startWorker } from './start-worker.ts';
+import { discard, ThreadReading, type ThreadEnd, type ThreadGroup } from './thread-reading.ts';
 
 /** How long no thread may publish anything while one is expected to. */
 const stallMs = 60_000;
 
-interface Thread {
+interface Thread extends ThreadEnd {
   readonly worker: Worker;
-  readonly slots: SlotTaker;
   readonly ended: Promise<unknown>;
 }
 
@@ -24,92 +23,121 @@ export interface ReaderThreadsOptions {
 }
 
 /**
- * Threads that read a context together: one alone copies and checks less than a disk's cache, a
- * bus or a fast disk gives. Reading is synchronous all the same: the caller's thread takes what
- * they read.
+ * Threads that read contexts together: one alone copies and checks less than a disk's cache, a bus
+ * or a fast disk gives. They read ahead until their slots are full, while the caller's thread does
+ * other things and takes what is there from time to time. Each reads one context after another, in
+ * the order that they were asked for.
  */
 export class ReaderThreads {
   readonly #published = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   readonly #threads: readonly Thread[];
-  #ready = 0;
+  readonly #group: ThreadGroup;
+  #started = 0;
   #isBroken = false;
+  #isClosing = false;
+  #isDraining = false;
 
   /** Starts the threads; they are ready some time after. They keep no process alive. */
   constructor(options: ReaderThreadsOptions) {
+    this.#group = this.#createGroup();
     this.#threads = Array.from({ length: options.count }, () => this.#start(options));
   }
 
   /** Whether they can read by now. */
   get isReady(): boolean {
-    return this.#ready > 0 && this.#ready === this.#threads.length && !this.#isBroken;
+    const isUsable = !this.#isBroken && !this.#isClosing;
+    return isUsable && this.#started > 0 && this.#started === this.#threads.length;
   }
 
-  /**
-   * Reads ranges of a context's heads, in any order but for the rows of one range.
-   * @param onRows gets some of the rows, which it uses up before it returns; what it throws ends
-   * the reading
-   * @throws ReadonceError `not_found`, `corrupt_record`; `internal` if a thread is stuck
-   */
-  read(id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void): void {
-    const shared = new SharedArrayBuffer(jobNumbers.count * Int32Array.BYTES_PER_ELEMENT);
-    const numbers = new Int32Array(shared);
-    const job: ReadJob = { id, ranges, shared };
-    for (const { worker } of this.#threads) worker.postMessage(job);
-    const running = new Set(this.#threads);
-    let failure: { readonly error: unknown } | undefined;
-    const fail = (error: unknown): void => {
-      failure ??= { error };
-      Atomics.store(numbers, jobNumbers.isCancelled, 1);
-    };
-    while (running.size > 0) {
-      const published = Atomics.load(this.#published, 0);
-      let isIdle = true;
-      for (const thread of running) {
-        const filled = thread.slots.peek();
-        if (filled === undefined) continue;
-        isIdle = false;
-        if (filled.kind !== 'rows') running.delete(thread);
-        try {
-          if (filled.kind === 'failed') throw ReadonceError.fromJSON(filled.error);
-          if (filled.kind === 'rows' && failure === undefined) onRows(filled.rows);
-        } catch (error) {
-          fail(error);
-        }
-        thread.slots.take();
-      }
-      if (isIdle) this.#wait(published);
-    }
-    if (failure !== undefined) throw failure.error;
+  /** Begins to read ranges of a context's heads. */
+  read(id: string, ranges: readonly HeadRange[]): RowReading {
+    const reading = new ThreadReading(this.#group, this.#threads, { id, ranges });
+    for (const { worker } of this.#threads) worker.postMessage(reading.job);
+    return reading;
   }
 
+  /** Ends what is being read, and the threads. */
   async close(): Promise<void> {
-    for (const { worker } of this.#threads) {
+    this.#isClosing = true;
+    for (const { worker, readings } of this.#threads) {
+      for (const reading of readings.slice()) reading.close();
       worker.ref();
       worker.postMessage('close');
     }
     await Promise.all(this.#threads.map(({ ended }) => ended));
   }
 
-  #wait(published: number): void {
-    if (Atomics.wait(this.#published, 0, published, stallMs) !== 'timed-out') return;
+  #createGroup(): ThreadGroup {
+    const isBroken = (): boolean => this.#isBroken;
+    const published = (): number => Atomics.load(this.#published, 0);
+    return {
+      get isBroken() {
+        return isBroken();
+      },
+      get published() {
+        return published();
+      },
+      publishedSince: (count) => this.#publishedSince(count),
+      changed: () => this.#wake(),
+      drain: () => void this.#drain(),
+    };
+  }
+
+  #wake(): void {
+    Atomics.add(this.#published, 0, 1);
+    Atomics.notify(this.#published, 0);
+  }
+
+  async #publishedSince(count: number): Promise<void> {
+    const waiting = Atomics.waitAsync(this.#published, 0, count);
+    if (!waiting.async) return;
+    // Neither the threads nor the waiting keep the process alive: this does, for who waits. A
+    // timeout of the waiting itself would stay in memory when it is over.
+    const watch = setInterval(() => this.#giveUpIfStuck(), stallMs);
+    await waiting.value;
+    clearInterval(watch);
+  }
+
+  #giveUpIfStuck(): void {
+    // Threads whose slots are full wait for their taker.
+    if (this.#threads.some(({ slots }) => slots.peek() !== undefined)) return;
     this.#isBroken = true;
-    throw new ReadonceError(
-      'internal',
-      `Expected the threads that read the context store to go on but they did not in ${stallMs} ms`,
-    );
+    this.#wake();
+  }
+
+  /** Threads that wait for a free slot hold a snapshot of the store: nobody else may come by. */
+  async #drain(): Promise<void> {
+    if (this.#isDraining) return;
+    this.#isDraining = true;
+    for (;;) {
+      const { published } = this.#group;
+      for (const thread of this.#threads) discard(thread);
+      if (!this.#threads.some(({ readings }) => readings.some(({ isClosed }) => isClosed))) break;
+      await this.#publishedSince(published);
+    }
+    this.#isDraining = false;
   }
 
   #start({ folder, onError }: ReaderThreadsOptions): Thread {
     const memory = slotMemory(this.#published.buffer);
     const data: ReaderThreadData = { folder, memory };
     const worker = startWorker('reader-thread', data);
-    worker.once('message', () => this.#ready++);
+    const readings: ThreadReading[] = [];
+    worker.once('message', () => this.#started++);
     worker.once('error', (error) => {
       this.#isBroken = true;
       onError?.(error);
     });
-    const ended = new Promise((resolve) => worker.once('exit', resolve));
+    const ended = new Promise<void>((resolve) => {
+      worker.once('exit', () => {
+        if (!this.#isClosing) this.#isBroken = true;
+        for (const reading of readings.slice()) reading.lostBy(thread);
+        this.#wake();
+        resolve();
+      });
+    });
     worker.unref();
-    return { worker, slots: new SlotTaker(memory), ended };
+    const thread = { worker, slots: new SlotTaker(memory), readings, ended };
+    return thread;
   }
 }

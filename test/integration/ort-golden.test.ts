@@ -14,6 +14,7 @@ import {
   readGolden,
   type GoldenQuestion,
 } from '../support/golden.ts';
+import { acquire } from '../support/loaded-contexts.ts';
 import { embeddedCheckpoint } from '../support/models.ts';
 import { forwardAlone, fullContext, request } from '../support/ragged.ts';
 
@@ -141,7 +142,7 @@ function queryLogits(
   record: ContextRecord,
   { queryIds }: GoldenQuestion,
 ): Float32Array {
-  const context = loaded.acquire({ record, keepRatio: 1, tailTokens: queryIds.length });
+  const context = acquire(loaded, { record, keepRatio: 1, tailTokens: queryIds.length });
   const parts = { context: context.view, tail: runtime.createTail() };
   const logits = forwardAlone(runtime, parts, {
     ids: Int32Array.from(queryIds),

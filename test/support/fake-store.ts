@@ -12,6 +12,7 @@ import type {
   ListOptions,
   ListPage,
   QuarantinedContext,
+  RowReading,
   StoreStats,
   TokenIds,
   VerifiedContext,
@@ -84,7 +85,10 @@ export class FakeStore implements ContextStore {
 
   *readPairs(_id: string, _head: number): Iterable<HeadPairs> {}
 
-  readRows(): void {}
+  readRows(): RowReading {
+    const close = (): void => undefined;
+    return { take: () => true, ready: () => Promise.resolve(), close };
+  }
 
   readRanking(id: string, head: number): HeadRanking {
     const ranking = this.#rankings.get(id)?.[head];

@@ -1,12 +1,13 @@
 import type { ContextRecord } from '../../src/core/context.ts';
 import { ReadonceError } from '../../src/core/errors.ts';
-import {
-  LoadedContexts,
-  type LoadedContext,
-  type LoadRequest,
-} from '../../src/engine/loaded-contexts.ts';
+import type {
+  LoadedContext,
+  LoadedContextsOptions,
+  LoadRequest,
+} from '../../src/engine/loaded-context.ts';
+import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import type { ContextCache, Runtime } from '../../src/runtime/runtime.ts';
-import type { ContextStore, HeadRange, HeadRows } from '../../storage/context-store.ts';
+import type { ContextStore, HeadRange, RowReading } from '../../storage/context-store.ts';
 import { TestEngine } from './engine.ts';
 import { forwardAlone } from './ragged.ts';
 import { randomCheckpoint, type RandomCheckpoint } from './random-checkpoint.ts';
@@ -42,6 +43,12 @@ export class LoadedBench {
     return new LoadedContexts({ runtime: this.engine.runtime, store, poolBytes });
   }
 
+  /** A pool that reads as little in a piece of work as the store can. */
+  poolInPieces(options: Partial<LoadedContextsOptions> = {}): LoadedContexts {
+    const { runtime, store } = this.engine;
+    return new LoadedContexts({ runtime, store, poolBytes: 2 ** 30, pieceBytes: 1, ...options });
+  }
+
   /** A pool that nothing fills, whose caches can be looked into, in the order they were made. */
   openPool(store: ContextStore = this.engine.store): {
     readonly loaded: LoadedContexts;
@@ -67,12 +74,16 @@ export class LoadedBench {
     const store = new Proxy<ContextStore>(this.engine.store, {
       get(target, name) {
         if (name !== 'readRows') return Reflect.get(target, name).bind(target);
-        return (id: string, ranges: readonly HeadRange[], onRows: (rows: HeadRows) => void) => {
-          if (watched.failing) throw new ReadonceError('corrupt_record', 'Checksum differs.');
-          target.readRows(id, ranges, (rows) => {
-            watched.rows += rows.rows;
-            onRows(rows);
-          });
+        return (id: string, ranges: readonly HeadRange[]): RowReading => {
+          const reading = target.readRows(id, ranges);
+          const take: RowReading['take'] = (onRows) => {
+            if (watched.failing) throw new ReadonceError('corrupt_record', 'Checksum differs.');
+            return reading.take((rows) => {
+              watched.rows += rows.rows;
+              return onRows(rows);
+            });
+          };
+          return { take, ready: () => reading.ready(), close: () => reading.close() };
         };
       },
     });
@@ -88,7 +99,7 @@ export class LoadedBench {
 
   /** The same from memory that holds nothing else. */
   expectedLogits(record: ContextRecord, keepRatio = record.compression.keepRatio): Float32Array {
-    return this.logitsOn(this.pool(2 ** 30).acquire(request(record, { keepRatio })));
+    return this.logitsOn(acquire(this.pool(2 ** 30), request(record, { keepRatio })));
   }
 
   async close(): Promise<void> {
@@ -105,13 +116,22 @@ export function request(
   return { record, keepRatio: record.compression.keepRatio, tailTokens: 1, ...options };
 }
 
+/** Loads a context at one go, as no engine does: nothing else runs between the pieces. */
+export function acquire(loaded: LoadedContexts, asked: LoadRequest): LoadedContext {
+  const claim = loaded.claim(asked);
+  for (;;) {
+    const context = claim.advance();
+    if (context !== undefined) return context;
+  }
+}
+
 /** Loads contexts one after another, gives each back, and says where its rows were. */
 export function use(
   loaded: LoadedContexts,
   ...records: readonly ContextRecord[]
 ): readonly string[] {
   return records.map((record) => {
-    const context = loaded.acquire(request(record));
+    const context = acquire(loaded, request(record));
     loaded.release(context);
     return context.source;
   });

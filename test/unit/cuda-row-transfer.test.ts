@@ -44,6 +44,30 @@ describe('rows on their way into blocks', () => {
     }).toThrow(noMemory);
   });
 
+  it('of several contexts by turns are found each by its own table, and lost to it alone', () => {
+    const { caches, launches, shortOf } = fakeCaches(layout);
+    const [first, second, third] = [9, 7, 5].map(
+      (rows) => new CudaContextCache(caches, new Uint32Array(2).fill(rows)),
+    ) as [CudaContextCache, CudaContextCache, CudaContextCache];
+    const write = (cache: CudaContextCache, head: number, rows: number): void => {
+      cache.write(head, 0, zeroPairs(rows), f16);
+    };
+    shortOf.add('cuMemAlloc_v2');
+    write(first, 0, 9);
+    write(second, 0, 7);
+    // So does a step of answers on other contexts.
+    caches.transfer.flush();
+    shortOf.clear();
+    expect(loads(launches)).toEqual([]);
+    for (const head of [0, 1]) {
+      write(first, head, 9);
+      write(third, head, 5);
+    }
+    third.view(third.lengths);
+    for (const lost of [first, second]) expect(() => lost.view(lost.lengths)).toThrow(noMemory);
+    expect(loads(launches)).toEqual([1, 1, 1, 1]);
+  });
+
   it('are found by a table in memory that is still held', () => {
     const { caches, shortOf, allocations } = fakeCaches(layout);
     const context = (rows: number) => {

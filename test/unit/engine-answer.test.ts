@@ -1,11 +1,12 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
 import { contextTokens, type ContextRecord } from '../../src/core/context.ts';
-import type { LoadedContext } from '../../src/engine/loaded-contexts.ts';
+import type { LoadedContext } from '../../src/engine/loaded-context.ts';
 import type { EngineAnswer, SamplingOptions } from '../../src/engine/protocol.ts';
 import type { Checkpoint } from '../../src/model/checkpoint.ts';
 import { firstTokens } from '../../src/runtime/runtime.ts';
 import { TestEngine, type AnswerOptions } from '../support/engine.ts';
+import { acquire } from '../support/loaded-contexts.ts';
 import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
 
 const lease = 'The lease of the mill was signed by Ada Finch on 4 May 1911, before two witnesses.';
@@ -145,7 +146,7 @@ describe('an answer ends', () => {
 /** The first tokens of the greedy answer, from calls of their own. */
 function greedyTokens(count: number, query = 'What is it about?'): readonly number[] {
   const { runtime, loaded } = engine;
-  const loadedContext = loaded.acquire({ record, keepRatio: 0.6, tailTokens: 500 });
+  const loadedContext = acquire(loaded, { record, keepRatio: 0.6, tailTokens: 500 });
   const [context, tail] = [loadedContext.view, runtime.createTail()];
   const { tokenizer, template } = random.checkpoint;
   const tokens: number[] = [];
@@ -299,7 +300,7 @@ describe('queries that find no room in memory', () => {
   const idOf = (context: number): string => records[context]?.id ?? '';
   /** Fills the memory, as a query on the first context does. */
   const hold = (): LoadedContext =>
-    small.loaded.acquire({ record: records[0] ?? record, keepRatio: 0.6, tailTokens: 39 });
+    acquire(small.loaded, { record: records[0] ?? record, keepRatio: 0.6, tailTokens: 39 });
 
   it('wait for others to end, and are answered as ever', async () => {
     const asked = [0, 1, 0, 1, 1, 0].map((context) => idOf(context));

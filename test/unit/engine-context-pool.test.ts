@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ContextRecord } from '../../src/core/context.ts';
 import {
+  acquire,
   LoadedBench,
   request,
   rowBytes,
@@ -42,7 +43,7 @@ describe('the pool', () => {
     use(loaded, a, b);
     expect(loaded.sizeBytes).toBe(contextBytes + leftBytes);
     watched.rows = 0;
-    const again = loaded.acquire(request(a));
+    const again = acquire(loaded, request(a));
     expect(again.source).toBe('disk');
     expect(watched.rows).toBe(total(a.pairCounts) - total(left));
     expect(bench.logitsOn(again)).toEqual(bench.expectedLogits(a));
@@ -65,7 +66,7 @@ describe('the pool', () => {
   it('refuses what is larger than all of it, and drops nothing for that', () => {
     const loaded = bench.pool(contextBytes + tokenBytes);
     use(loaded, a);
-    expect(() => loaded.acquire(request(b, { tailTokens: 2 }))).toThrow(
+    expect(() => acquire(loaded, request(b, { tailTokens: 2 }))).toThrow(
       expect.objectContaining({
         code: 'out_of_memory',
         message: expect.stringContaining(`at most ${contextBytes + tokenBytes} bytes`) as string,
@@ -76,8 +77,8 @@ describe('the pool', () => {
 
   it('never drops what is in use: who finds no room shall come again', () => {
     const loaded = bench.pool(2 * contextBytes + 3 * tokenBytes);
-    const held = [loaded.acquire(request(a)), loaded.acquire(request(b))];
-    expect(() => loaded.acquire(request(c))).toThrow(
+    const held = [acquire(loaded, request(a)), acquire(loaded, request(b))];
+    expect(() => acquire(loaded, request(c))).toThrow(
       expect.objectContaining({ code: 'overloaded', retryAfterSeconds: 1 }),
     );
     expect(held.map(bench.logitsOn)).toEqual([bench.expectedLogits(a), bench.expectedLogits(b)]);
@@ -89,9 +90,9 @@ describe('the pool', () => {
   it('counts the tails of those who use a context: another waits until there is room', async () => {
     const loaded = bench.pool(contextBytes + 3 * tokenBytes);
     const { signal } = new AbortController();
-    const held = loaded.acquire(request(a, { tailTokens: 2 }));
+    const held = acquire(loaded, request(a, { tailTokens: 2 }));
     const again = request(a, { tailTokens: 2 });
-    expect(() => loaded.acquire(again)).toThrow(expect.objectContaining({ code: 'overloaded' }));
+    expect(() => acquire(loaded, again)).toThrow(expect.objectContaining({ code: 'overloaded' }));
     let waited = false;
     const room = loaded.room(loaded.givenBack, signal).then(() => {
       waited = true;
@@ -100,13 +101,13 @@ describe('the pool', () => {
     expect(waited).toBe(false);
     loaded.release(held);
     await room;
-    expect(loaded.acquire(again).source).toBe('host');
+    expect(acquire(loaded, again).source).toBe('host');
   });
 
   it('lets nobody wait for what was given back since they were refused', async () => {
     const loaded = bench.pool(2 ** 30);
     const before = loaded.givenBack;
-    loaded.release(loaded.acquire(request(a)));
+    loaded.release(acquire(loaded, request(a)));
     await loaded.room(before, new AbortController().signal);
   });
 
@@ -120,7 +121,7 @@ describe('the pool', () => {
   it('makes room for the tail of a longer query by the others, not by its own context', () => {
     const loaded = bench.pool(2 * contextBytes + tokenBytes);
     use(loaded, a, b);
-    const context = loaded.acquire(request(b, { tailTokens: 10 }));
+    const context = acquire(loaded, request(b, { tailTokens: 10 }));
     expect(context.source).toBe('host');
     expect(loaded.sizeBytes).toBeLessThanOrEqual(2 * contextBytes + tokenBytes);
     expect(bench.logitsOn(context)).toEqual(bench.expectedLogits(b));
@@ -129,7 +130,7 @@ describe('the pool', () => {
   it('drops a deleted context at once, or when its last query gives it back', () => {
     const loaded = bench.pool(2 ** 30);
     use(loaded, a);
-    const [first, second] = [loaded.acquire(request(b)), loaded.acquire(request(b))];
+    const [first, second] = [acquire(loaded, request(b)), acquire(loaded, request(b))];
     loaded.drop(a.id);
     loaded.drop(b.id);
     loaded.drop(c.id);
@@ -144,7 +145,7 @@ describe('the pool', () => {
     const watched = bench.watchedStore();
     watched.failing = true;
     const loaded = bench.pool(2 ** 30, watched.store);
-    expect(() => loaded.acquire(request(a))).toThrow(
+    expect(() => acquire(loaded, request(a))).toThrow(
       expect.objectContaining({ code: 'corrupt_record' }),
     );
     expect(loaded.sizeBytes).toBe(0);
@@ -153,7 +154,7 @@ describe('the pool', () => {
   it('holds nothing once it is closed, however often', () => {
     const loaded = bench.pool(2 ** 30);
     use(loaded, a, b);
-    loaded.acquire(request(c));
+    acquire(loaded, request(c));
     loaded.close();
     loaded.close();
     expect(loaded.sizeBytes).toBe(0);
@@ -167,7 +168,7 @@ describe('memory for what is not stored', () => {
     const borrowed = loaded.borrow(9);
     expect(borrowed.bytes).toBe(9 * tokenBytes);
     expect(loaded.sizeBytes).toBeLessThanOrEqual(contextBytes + 5 * tokenBytes);
-    expect(() => loaded.acquire(request(a))).toThrow(
+    expect(() => acquire(loaded, request(a))).toThrow(
       expect.objectContaining({ code: 'overloaded' }),
     );
     loaded.release(borrowed);
@@ -177,7 +178,7 @@ describe('memory for what is not stored', () => {
   it('is refused if there is not as much, or if others hold it', () => {
     const loaded = bench.pool(contextBytes + 5 * tokenBytes);
     expect(() => loaded.borrow(2000)).toThrow(expect.objectContaining({ code: 'out_of_memory' }));
-    const held = loaded.acquire(request(a));
+    const held = acquire(loaded, request(a));
     expect(() => loaded.borrow(5)).toThrow(expect.objectContaining({ code: 'overloaded' }));
     loaded.release(held);
     expect(() => loaded.borrow(5)).not.toThrow();

@@ -4,6 +4,7 @@ import { ReadonceError } from '../../src/core/errors.ts';
 import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import type { ContextCache, HostCopy, HostTier, Runtime } from '../../src/runtime/runtime.ts';
 import {
+  acquire,
   LoadedBench,
   request,
   rowBytes,
@@ -90,7 +91,7 @@ describe('copies in host memory', () => {
   it('bring a context back that gave way, with the same rows', () => {
     const { tier, loaded } = open(2);
     expect(use(loaded, a, b)).toEqual(['disk', 'disk']);
-    const again = loaded.acquire(request(a));
+    const again = acquire(loaded, request(a));
     expect(again.source).toBe('host');
     expect(bench.logitsOn(again)).toEqual(bench.expectedLogits(a));
     loaded.release(again);
@@ -106,7 +107,7 @@ describe('copies in host memory', () => {
     const { tier, loaded } = open(2);
     use(loaded, a, b);
     const keepRatio = a.compression.keepRatio / 4;
-    const small = loaded.acquire(request(a, { keepRatio }));
+    const small = acquire(loaded, request(a, { keepRatio }));
     expect(small.source).toBe('host');
     expect(bench.logitsOn(small)).toEqual(bench.expectedLogits(a, keepRatio));
     loaded.release(small);
@@ -150,7 +151,7 @@ describe('copies in host memory', () => {
     use(loaded, a, b);
     const later = { ...a, createdAtMs: a.createdAtMs + 1 };
     // The store still has the earlier one.
-    expect(() => loaded.acquire(request(later))).toThrow(ReadonceError);
+    expect(() => acquire(loaded, request(later))).toThrow(ReadonceError);
     loaded.close();
   });
 

@@ -10,6 +10,7 @@ import { runPieces } from '../../src/runtime/run-pieces.ts';
 import type { ContextCache } from '../../src/runtime/runtime.ts';
 import { expectClose } from '../contract/runtime/subject.ts';
 import { ingestRequest, TestEngine } from '../support/engine.ts';
+import { acquire } from '../support/loaded-contexts.ts';
 import { forwardAlone, request } from '../support/ragged.ts';
 import { randomCheckpoint, type RandomCheckpoint } from '../support/random-checkpoint.ts';
 
@@ -89,7 +90,7 @@ describe('a query on a stored context', () => {
     const expected = forwardAlone(runtime, before, { ids, startPosition });
     await engine.restart();
     const { keepRatio } = compression;
-    const context = engine.loaded.acquire({ record, keepRatio, tailTokens: ids.length });
+    const context = acquire(engine.loaded, { record, keepRatio, tailTokens: ids.length });
     const after = { context: context.view, tail: runtime.createTail() };
     const logits = forwardAlone(runtime, after, { ids, startPosition });
     engine.loaded.release(context);

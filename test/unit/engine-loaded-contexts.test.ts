@@ -7,6 +7,7 @@ import { LoadedContexts } from '../../src/engine/loaded-contexts.ts';
 import type { Runtime } from '../../src/runtime/runtime.ts';
 import type { ContextStore } from '../../storage/context-store.ts';
 import {
+  acquire,
   LoadedBench,
   request,
   rowBytes,
@@ -54,7 +55,7 @@ function storedHeads(store: ContextStore, record: ContextRecord): readonly Naive
 describe('a loaded context', () => {
   it('has the stored rows, decoded, in stored order', () => {
     const { loaded, caches } = bench.openPool();
-    const { view } = loaded.acquire(request(a));
+    const { view } = acquire(loaded, request(a));
     expect([...view.lengths]).toEqual(a.pairCounts);
     const loadedCache = defined(caches[0], 'a cache');
     const { runtime, store } = bench.engine;
@@ -81,17 +82,17 @@ describe('a loaded context', () => {
     });
     const loaded = new LoadedContexts({ runtime: device, store, poolBytes: 2 ** 30 });
     expect(use(loaded, a, a)).toEqual(['disk', 'device']);
-    loaded.acquire(request(a, { tailTokens: 10 }));
+    acquire(loaded, request(a, { tailTokens: 10 }));
     expect(loaded.sizeBytes).toBe(contextBytes + 5 * tokenBytes);
   });
 
   it('is read once, and has memory set aside for the tail of each query', () => {
     const { loaded, caches } = bench.openPool();
-    const first = loaded.acquire(request(a, { tailTokens: 10 }));
+    const first = acquire(loaded, request(a, { tailTokens: 10 }));
     expect(loaded.sizeBytes).toBe(contextBytes + 10 * tokenBytes);
     loaded.release(first);
     expect(loaded.sizeBytes).toBe(contextBytes);
-    const again = loaded.acquire(request(a, { tailTokens: 500 }));
+    const again = acquire(loaded, request(a, { tailTokens: 500 }));
     expect([first.source, again.source]).toEqual(['disk', 'host']);
     expect(caches).toHaveLength(1);
     expect(loaded.sizeBytes).toBe(contextBytes + 500 * tokenBytes);
@@ -99,7 +100,7 @@ describe('a loaded context', () => {
 
   it('serves several queries at once, which see it through one view', () => {
     const { loaded, caches } = bench.openPool();
-    const [first, second] = [loaded.acquire(request(a)), loaded.acquire(request(a))];
+    const [first, second] = [acquire(loaded, request(a)), acquire(loaded, request(a))];
     expect(caches).toHaveLength(1);
     expect(second.view).toBe(first.view);
     expect([first.source, second.source]).toEqual(['disk', 'host']);
@@ -110,19 +111,19 @@ describe('a loaded context', () => {
 
   it('is given back once by each query', () => {
     const loaded = bench.pool(2 ** 30);
-    const context = loaded.acquire(request(a));
+    const context = acquire(loaded, request(a));
     loaded.release(context);
     expect(() => loaded.release(context)).toThrow(AssertionError);
   });
 
   it('is given back by a session, which keeps the memory of its tail', () => {
     const loaded = bench.pool(contextBytes + 10 * tokenBytes);
-    const context = loaded.acquire(request(a, { tailTokens: 10 }));
+    const context = acquire(loaded, request(a, { tailTokens: 10 }));
     loaded.park(context, 3 * tokenBytes);
     expect(loaded.sizeBytes).toBe(contextBytes + 3 * tokenBytes);
     // The context is idle: it makes room.
-    loaded.release(loaded.acquire(request(b, { tailTokens: 7 })));
-    expect(loaded.acquire(request(a, { keepRatio: 0.01 })).source).toBe('disk');
+    loaded.release(acquire(loaded, request(b, { tailTokens: 7 })));
+    expect(acquire(loaded, request(a, { keepRatio: 0.01 })).source).toBe('disk');
     loaded.release(context);
     expect(() => loaded.release(context)).toThrow(AssertionError);
   });
@@ -132,14 +133,14 @@ describe('a loaded context at another keepRatio', () => {
   it('sees fewer rows of those it has, and all of them again', () => {
     const watched = bench.watchedStore();
     const { loaded, caches } = bench.openPool(watched.store);
-    loaded.release(loaded.acquire(request(a)));
+    loaded.release(acquire(loaded, request(a)));
     const rows = watched.rows;
-    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    const short = acquire(loaded, request(a, { keepRatio: 0.2 }));
     expect(short.source).toBe('host');
     expect(short.view.lengths).toEqual(contextLengths(bench.engine.store, a, 0.2));
     expect(bench.logitsOn(short)).toEqual(bench.expectedLogits(a, 0.2));
     loaded.release(short);
-    const again = loaded.acquire(request(a));
+    const again = acquire(loaded, request(a));
     expect(again.source).toBe('host');
     expect(bench.logitsOn(again)).toEqual(bench.expectedLogits(a));
     expect(watched.rows).toBe(rows);
@@ -149,7 +150,7 @@ describe('a loaded context at another keepRatio', () => {
   it('serves several ratios at once', () => {
     const { loaded, caches } = bench.openPool();
     const contexts = [0.5, 0.2, 0.1, 0.2].map((keepRatio) =>
-      loaded.acquire(request(a, { keepRatio })),
+      acquire(loaded, request(a, { keepRatio })),
     );
     expect(caches).toHaveLength(1);
     expect(contexts.map(({ source }) => source)).toEqual(['disk', 'host', 'host', 'host']);
@@ -162,10 +163,10 @@ describe('a loaded context at another keepRatio', () => {
   it('has only the missing rows read when it is asked for more', () => {
     const watched = bench.watchedStore();
     const { loaded, caches } = bench.openPool(watched.store);
-    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    const short = acquire(loaded, request(a, { keepRatio: 0.2 }));
     expect(watched.rows).toBe(total(short.view.lengths));
     loaded.release(short);
-    const whole = loaded.acquire(request(a));
+    const whole = acquire(loaded, request(a));
     expect(whole.source).toBe('disk');
     expect(watched.rows).toBe(total(a.pairCounts));
     expect(bench.logitsOn(whole)).toEqual(bench.expectedLogits(a));
@@ -175,17 +176,17 @@ describe('a loaded context at another keepRatio', () => {
   it('grows while it is in use: who uses it keeps what it sees', () => {
     const watched = bench.watchedStore();
     const { loaded, caches } = bench.openPool(watched.store);
-    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    const short = acquire(loaded, request(a, { keepRatio: 0.2 }));
     const shortBytes = total(short.view.lengths) * rowBytes;
     const before = bench.logitsOn(short);
-    const whole = loaded.acquire(request(a));
+    const whole = acquire(loaded, request(a));
     expect(whole.source).toBe('disk');
     expect(watched.rows).toBe(total(a.pairCounts));
     expect(bench.logitsOn(whole)).toEqual(bench.expectedLogits(a));
     expect(bench.logitsOn(short)).toEqual(before);
     // Both are in memory until the first is given back.
     expect(loaded.sizeBytes).toBe(shortBytes + contextBytes + 2 * tokenBytes);
-    const next = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    const next = acquire(loaded, request(a, { keepRatio: 0.2 }));
     expect(next.source).toBe('host');
     expect(bench.logitsOn(next)).toEqual(before);
     loaded.release(short);
@@ -197,23 +198,23 @@ describe('a loaded context at another keepRatio', () => {
 
   it('waits with growing while it is in use until there is room for both', () => {
     const loaded = bench.pool(contextBytes + 2 * tokenBytes);
-    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
-    expect(() => loaded.acquire(request(a))).toThrow(
+    const short = acquire(loaded, request(a, { keepRatio: 0.2 }));
+    expect(() => acquire(loaded, request(a))).toThrow(
       expect.objectContaining({ code: 'overloaded' }),
     );
     expect(bench.logitsOn(short)).toEqual(bench.expectedLogits(a, 0.2));
     loaded.release(short);
-    expect(bench.logitsOn(loaded.acquire(request(a)))).toEqual(bench.expectedLogits(a));
+    expect(bench.logitsOn(acquire(loaded, request(a)))).toEqual(bench.expectedLogits(a));
   });
 
   it('gives up rows that are not asked for, if there is no room for them and the tail', () => {
     const loaded = bench.pool(contextBytes + 4 * tokenBytes);
     use(loaded, a);
-    expect(() => loaded.acquire(request(a, { tailTokens: 5 }))).toThrow(
+    expect(() => acquire(loaded, request(a, { tailTokens: 5 }))).toThrow(
       expect.objectContaining({ code: 'out_of_memory' }),
     );
     expect(use(loaded, a)).toEqual(['host']);
-    const short = loaded.acquire(request(a, { keepRatio: 0.01, tailTokens: 5 }));
+    const short = acquire(loaded, request(a, { keepRatio: 0.01, tailTokens: 5 }));
     expect(short.source).toBe('host');
     const lengths = contextLengths(bench.engine.store, a, 0.01);
     expect(short.view.lengths).toEqual(lengths);
@@ -223,9 +224,9 @@ describe('a loaded context at another keepRatio', () => {
   it('is dropped if the missing rows cannot be read', () => {
     const watched = bench.watchedStore();
     const loaded = bench.pool(2 ** 30, watched.store);
-    loaded.release(loaded.acquire(request(a, { keepRatio: 0.2 })));
+    loaded.release(acquire(loaded, request(a, { keepRatio: 0.2 })));
     watched.failing = true;
-    expect(() => loaded.acquire(request(a))).toThrow(
+    expect(() => acquire(loaded, request(a))).toThrow(
       expect.objectContaining({ code: 'corrupt_record' }),
     );
     expect(loaded.sizeBytes).toBe(0);
@@ -234,9 +235,9 @@ describe('a loaded context at another keepRatio', () => {
   it('stays as it is for those who use it if the missing rows cannot be read', () => {
     const watched = bench.watchedStore();
     const { loaded, caches } = bench.openPool(watched.store);
-    const short = loaded.acquire(request(a, { keepRatio: 0.2 }));
+    const short = acquire(loaded, request(a, { keepRatio: 0.2 }));
     watched.failing = true;
-    expect(() => loaded.acquire(request(a))).toThrow(
+    expect(() => acquire(loaded, request(a))).toThrow(
       expect.objectContaining({ code: 'corrupt_record' }),
     );
     expect(caches[1]?.sizeBytes).toBe(0);
@@ -259,16 +260,16 @@ describe('a context that was deleted and ingested again', () => {
     use(loaded, old);
     const record = await replaced(old, '4');
     expect(use(loaded, record)).toEqual(['disk']);
-    expect(() => loaded.acquire(request(old))).toThrow(
+    expect(() => acquire(loaded, request(old))).toThrow(
       expect.objectContaining({ code: 'conflict' }),
     );
-    expect(loaded.sizeBytes).toBe(0);
+    expect(use(loaded, record)).toEqual(['host']);
   });
 
   it('stays beside the new one for those who use it', async () => {
     const old = await bench.put('5');
     const { loaded, caches } = bench.openPool();
-    const held = loaded.acquire(request(old));
+    const held = acquire(loaded, request(old));
     const record = await replaced(old, '5');
     expect(use(loaded, record)).toEqual(['disk']);
     expect(bench.logitsOn(held)).toEqual(bench.expectedLogits(record));

@@ -15,7 +15,7 @@ import type {
   Runtime,
 } from '../../src/runtime/runtime.ts';
 import { ingestRequest } from '../support/engine.ts';
-import { LoadedBench, request, use } from '../support/loaded-contexts.ts';
+import { acquire, LoadedBench, request, use } from '../support/loaded-contexts.ts';
 
 const noMemory = expect.objectContaining({ code: 'out_of_memory' }) as unknown;
 
@@ -121,12 +121,12 @@ describe('where a device has no memory left', () => {
   it('idle contexts give way, the least recently used first, and those in use stay', () => {
     const [a, b, c] = records as [ContextRecord, ContextRecord, ContextRecord];
     const { loaded, openCaches } = open(2);
-    const used = loaded.acquire(request(a));
+    const used = acquire(loaded, request(a));
     expect(use(loaded, b, c)).toEqual(['disk', 'disk']);
     expect(openCaches()).toBe(2);
     expect(use(loaded, c)).toEqual(['host']);
-    const second = loaded.acquire(request(c));
-    expect(() => loaded.acquire(request(b))).toThrow(noMemory);
+    const second = acquire(loaded, request(c));
+    expect(() => acquire(loaded, request(b))).toThrow(noMemory);
     expect(bench.logitsOn(used)).toEqual(bench.expectedLogits(a));
     for (const context of [used, second]) loaded.release(context);
     loaded.close();
@@ -140,7 +140,7 @@ describe('where a device has no memory left', () => {
     const limits = { maxRunning: 2, maxWaitMs: 1000 };
     const scheduler = new Scheduler({ runtime, clock: systemClock, withRoom, ...limits });
     use(loaded, b, c);
-    const context = loaded.acquire(request(a));
+    const context = acquire(loaded, request(a));
     const tail = runtime.createTail();
     const slot = { context: context.view, tail, ids: Int32Array.of(5, 6), startPosition: 100 };
     state.mostWhileComputing = 2;
@@ -199,7 +199,7 @@ describe('where a device has no memory left', () => {
     state.mostInLastPieces = 1;
     expect(await read()).toEqual(expected);
     expect(openCaches()).toBe(1);
-    const used = loaded.acquire(request(c));
+    const used = acquire(loaded, request(c));
     state.mostInLastPieces = 0;
     await expect(read()).rejects.toEqual(noMemory);
     expect(openCaches()).toBe(1);
@@ -211,7 +211,7 @@ describe('where a device has no memory left', () => {
     const [a, b] = records as [ContextRecord, ContextRecord];
     const { loaded, openCaches } = open(2);
     use(loaded, a);
-    expect(() => loaded.acquire(request(b, { tailTokens: 2 ** 24 }))).toThrow(noMemory);
+    expect(() => acquire(loaded, request(b, { tailTokens: 2 ** 24 }))).toThrow(noMemory);
     expect(openCaches()).toBe(1);
     loaded.close();
   });
@@ -236,15 +236,15 @@ describe('where a device has no memory left', () => {
     const [a] = records as [ContextRecord];
     const { loaded, state, openCaches } = open(2);
     state.viewsToFail = 1;
-    expect(() => loaded.acquire(request(a))).toThrow(noMemory);
+    expect(() => acquire(loaded, request(a))).toThrow(noMemory);
     expect(openCaches()).toBe(0);
     // The same when it was there, with fewer rows.
     const half = request(a, { keepRatio: a.compression.keepRatio / 2 });
-    loaded.release(loaded.acquire(half));
+    loaded.release(acquire(loaded, half));
     state.viewsToFail = 1;
-    expect(() => loaded.acquire(request(a))).toThrow(noMemory);
+    expect(() => acquire(loaded, request(a))).toThrow(noMemory);
     expect(openCaches()).toBe(0);
-    const again = loaded.acquire(request(a));
+    const again = acquire(loaded, request(a));
     expect(again.source).toBe('disk');
     expect(bench.logitsOn(again)).toEqual(bench.expectedLogits(a));
     loaded.close();

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { ReadonceError } from '../../src/core/errors.ts';
-import type { HeadRange, HeadRows } from '../../storage/context-store.ts';
+import type { HeadRange, HeadRows, RowReading } from '../../storage/context-store.ts';
 import { ReaderThreads } from '../../storage/threads/reader-threads.ts';
 import { openStore, openTables, storeFolder } from '../support/storage-harness.ts';
 import {
@@ -29,6 +29,19 @@ async function started(folder: string, count: number): Promise<ReaderThreads> {
 
 function wholeHeads(sample: Sample): readonly HeadRange[] {
   return sample.record.pairCounts.map((to, head) => ({ head, from: 0, to }));
+}
+
+/** Takes rows until there are no more; waits for threads. */
+async function takeAll(reading: RowReading, onRows: (rows: HeadRows) => void): Promise<void> {
+  const take = (rows: HeadRows): boolean => {
+    onRows(rows);
+    return true;
+  };
+  try {
+    while (!reading.take(take)) await reading.ready();
+  } finally {
+    reading.close();
+  }
 }
 
 /** Gathers rows of heads, which must come in order within each head. */
@@ -72,7 +85,7 @@ describe('reader threads', () => {
     const sample = largeSample(1);
     const { threads } = await stored(sample);
     const collected = new Collected();
-    threads.read(sample.record.id, wholeHeads(sample), collected.add);
+    await takeAll(threads.read(sample.record.id, wholeHeads(sample)), collected.add);
     for (const [head] of sample.record.pairCounts.entries()) {
       expect(collected.of(head)).toEqual(expectedPairs(sample, head));
     }
@@ -88,7 +101,7 @@ describe('reader threads', () => {
       { head: 6, from: 42, to: 43 },
     ];
     const collected = new Collected();
-    threads.read(sample.record.id, ranges, collected.add);
+    await takeAll(threads.read(sample.record.id, ranges), collected.add);
     expect(collected.heads).toEqual([0, 3, 5, 6]);
     for (const range of ranges) {
       expect(collected.of(range.head)).toEqual(expectedPairs(sample, range.head, range));
@@ -109,26 +122,26 @@ describe('reader threads', () => {
     env.transact(() => env.tables.segments.putSync(damaged.key, damaged.value));
 
     const { id } = sample.record;
-    const read = (ranges: readonly HeadRange[]): Collected => {
+    const read = async (ranges: readonly HeadRange[]): Promise<Collected> => {
       const collected = new Collected();
-      threads.read(id, ranges, collected.add);
+      await takeAll(threads.read(id, ranges), collected.add);
       return collected;
     };
     const ranges = wholeHeads(sample);
-    expect(() => read(ranges)).toThrow(
+    await expect(read(ranges)).rejects.toThrow(
       expect.objectContaining({
         code: 'corrupt_record',
         details: expect.objectContaining({ id, layer: 1, head: 0, reason: 'damaged content' }),
       }),
     );
     const sound = ranges.filter(({ head }) => head !== 2);
-    expect(read(sound).of(3)).toEqual(expectedPairs(sample, 3));
+    expect((await read(sound)).of(3)).toEqual(expectedPairs(sample, 3));
   });
 
   it('refuse what is not stored', async () => {
     const { threads } = await stored(sampleContext({ seed: 4 }));
     const ranges = [{ head: 0, from: 0, to: 1 }];
-    expect(() => threads.read(sampleId(5), ranges, () => undefined)).toThrow(
+    await expect(takeAll(threads.read(sampleId(5), ranges), () => undefined)).rejects.toThrow(
       expect.objectContaining({ code: 'not_found' }),
     );
   });
@@ -142,11 +155,40 @@ describe('reader threads', () => {
       calls++;
       throw new ReadonceError('out_of_memory', 'No room.');
     };
-    expect(() => threads.read(id, wholeHeads(sample), failing)).toThrow('No room.');
+    await expect(takeAll(threads.read(id, wholeHeads(sample)), failing)).rejects.toThrow(
+      'No room.',
+    );
     expect(calls).toBe(1);
     const collected = new Collected();
-    threads.read(id, wholeHeads(sample), collected.add);
+    await takeAll(threads.read(id, wholeHeads(sample)), collected.add);
     expect(collected.of(2)).toEqual(expectedPairs(sample, 2));
+  });
+
+  it('read for several at once, go on when one of them leaves, and end while one waits', async () => {
+    const sample = largeSample(8);
+    const { threads } = await stored(sample);
+    const read = () => threads.read(sample.record.id, wholeHeads(sample));
+    const [first, left, last] = [read(), read(), read()];
+    await first.ready();
+    left.close();
+    const collected = [new Collected(), new Collected()] as const;
+    await Promise.all([takeAll(last, collected[1].add), takeAll(first, collected[0].add)]);
+    for (const each of collected) expect(each.of(1)).toEqual(expectedPairs(sample, 1));
+    // More than fits their memory: they wait for a taker.
+    const waiting = read();
+    await waiting.ready();
+    await threads.close();
+    await waiting.ready();
+  });
+
+  it('are not asked any more when one has died, and whoever waits is told', async () => {
+    const { threads } = await stored(sampleContext({ seed: 9 }));
+    // What it says of this does not fit its memory.
+    const reading = threads.read('x'.repeat(8 * 1024 * 1024), [{ head: 0, from: 0, to: 1 }]);
+    await expect(takeAll(reading, () => undefined)).rejects.toThrow(
+      expect.objectContaining({ code: 'internal', message: expect.stringContaining('died') }),
+    );
+    expect(threads.isReady).toBe(false);
   });
 });
 
@@ -169,17 +211,18 @@ describe('a store with reader threads', () => {
     const ranges = wholeHeads(sample);
     // Until the threads are there, the store reads alone: piece by piece.
     await vi.waitFor(
-      () => {
+      async () => {
         let most = 0;
-        together.readRows(sample.record.id, ranges, ({ rows }) => (most = Math.max(most, rows)));
+        const see = ({ rows }: HeadRows): void => void (most = Math.max(most, rows));
+        await takeAll(together.readRows(sample.record.id, ranges), see);
         expect(most).toBeGreaterThan(100);
       },
       { timeout: 60_000 },
     );
     bytes.together = 0;
     const read = { alone: new Collected(), together: new Collected() };
-    alone.readRows(sample.record.id, ranges, read.alone.add);
-    together.readRows(sample.record.id, ranges, read.together.add);
+    await takeAll(alone.readRows(sample.record.id, ranges), read.alone.add);
+    await takeAll(together.readRows(sample.record.id, ranges), read.together.add);
     for (const [head] of sample.record.pairCounts.entries()) {
       const expected = expectedPairs(sample, head);
       expect(read.alone.of(head)).toEqual(expected);

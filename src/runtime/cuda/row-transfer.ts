@@ -91,7 +91,7 @@ export class RowTransfer implements Closeable {
     if (rows === 0) return;
     let half = this.#half();
     if (half.filledBytes + bytes > stagingBytes || half.pieceCount === mostPieces) {
-      this.flush();
+      this.finish(load.table);
       this.#target = { load, staged };
       half = this.#half();
     }
@@ -105,8 +105,9 @@ export class RowTransfer implements Closeable {
   }
 
   /**
-   * Starts the loading of all pieces so far: what is put into the stream later sees them.
-   * @throws ReadonceError `out_of_memory`; the pieces are lost then, and their table `incomplete`
+   * Starts the loading of all pieces so far: what is put into the stream later sees them. Where
+   * there is no memory for it they are lost: that is told to those who load or read their table,
+   * not to others who compute meanwhile.
    */
   flush(): void {
     const target = this.#target;
@@ -131,12 +132,16 @@ export class RowTransfer implements Closeable {
       empty(half);
       this.#incomplete.add(load.table);
       stream.synchronize();
-      throw error;
+      if (!(error instanceof ReadonceError) || error.code !== 'out_of_memory') throw error;
+      return;
     }
     this.#filling = 1 - this.#filling;
   }
 
-  /** As `flush`, for those who read the rows of a table: none of its pieces may be lost. */
+  /**
+   * As `flush`, for those who load or read the rows of a table.
+   * @throws ReadonceError `out_of_memory` if some of its pieces were lost
+   */
   finish(table: Int32Array): void {
     this.flush();
     if (!this.#incomplete.has(table)) return;

@@ -65,3 +65,20 @@ export function timed(work: () => void): number {
 export function rounds(count: number, work: () => void): readonly number[] {
   return Array.from({ length: count }, () => timed(work));
 }
+
+/** Milliseconds until `work`, which waits for threads in between, is done. */
+export async function timedLoad(work: () => Promise<void>): Promise<number> {
+  const startMs = performance.now();
+  await work();
+  return performance.now() - startMs;
+}
+
+/** The same of each of some runs. */
+export async function loadRounds(
+  count: number,
+  work: () => Promise<void>,
+): Promise<readonly number[]> {
+  const times: number[] = [];
+  for (let round = 0; round < count; round++) times.push(await timedLoad(work));
+  return times;
+}

@@ -1,6 +1,6 @@
 import { median } from '../../../eval/median.ts';
 import type { PartReport } from '../../../eval/part.ts';
-import { keptRatio, rounds, timed, type Bench } from './bench.ts';
+import { keptRatio, loadRounds, rounds, timed, timedLoad, type Bench } from './bench.ts';
 import { StoredContextFiles } from './stored-context.ts';
 
 const coldRounds = 3;
@@ -20,10 +20,10 @@ export async function loadPart(bench: Bench): Promise<PartReport> {
   try {
     const cold = await measureCold(bench, files);
     progress(`load, cold: plain ${cold.plainMs.toFixed(0)}, store ${cold.storeMs.toFixed(0)} ms`);
-    rounds(2, () => load(bench, files));
+    await loadRounds(2, () => load(bench, files));
     const warm: LoadTimes = {
       plainMs: median(rounds(warmRounds, () => files.readPlain())),
-      storeMs: median(rounds(warmRounds, () => load(bench, files))),
+      storeMs: median(await loadRounds(warmRounds, () => load(bench, files))),
     };
     progress(`load, warm: plain ${warm.plainMs.toFixed(0)}, store ${warm.storeMs.toFixed(0)} ms`);
     const rate = (ms: number): string => (files.pairBytes / ms / 1e6).toFixed(2);
@@ -59,8 +59,8 @@ export async function loadPart(bench: Bench): Promise<PartReport> {
   }
 }
 
-function load({ runtime, card }: Bench, files: StoredContextFiles): void {
-  const cache = files.load(runtime);
+async function load({ runtime, card }: Bench, files: StoredContextFiles): Promise<void> {
+  const cache = await files.load(runtime);
   // Opening a view starts what is still staged.
   cache.view(cache.lengths).close();
   card.settle();
@@ -73,7 +73,7 @@ async function measureCold(bench: Bench, files: StoredContextFiles): Promise<Loa
   for (let round = 0; round < coldRounds; round++) {
     await files.dropFromMemory();
     plain.push(timed(() => files.readPlain()));
-    store.push(timed(() => load(bench, files)));
+    store.push(await timedLoad(() => load(bench, files)));
   }
   return { plainMs: median(plain), storeMs: median(store) };
 }

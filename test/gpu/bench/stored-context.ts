@@ -3,11 +3,13 @@ import { closeSync, fsyncSync, mkdtempSync, openSync, readSync, rmSync, writeSyn
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { defined } from '../../../src/core/assert.ts';
+import { systemClock } from '../../../src/core/clock.ts';
 import type { ContextRecord } from '../../../src/core/context.ts';
 import type { KvLayout } from '../../../src/core/kv-layout.ts';
 import type { Precision } from '../../../src/core/precision.ts';
 import type { ContextCache, Runtime } from '../../../src/runtime/runtime.ts';
-import { contextLengths, fillRows } from '../../../src/engine/context-rows.ts';
+import { contextLengths } from '../../../src/engine/context-rows.ts';
+import { loadPieceBytes, RowFilling } from '../../../src/engine/row-filling.ts';
 import type { ContextStore, ContextWrite } from '../../../storage/context-store.ts';
 import { readerThreads } from '../../../src/engine/reader-threads.ts';
 import { openContextStore } from '../../../storage/open-store.ts';
@@ -57,12 +59,14 @@ export class StoredContextFiles {
   }
 
   /** Reads the context as the engine does; whoever needs it waits for the device. */
-  load(runtime: Runtime): ContextCache {
+  async load(runtime: Runtime): Promise<ContextCache> {
     const { record } = defined(this.#store.get(contextId), 'the stored context');
     const lengths = contextLengths(this.#store, record, record.compression.keepRatio);
     const cache = runtime.createContext(lengths);
     try {
-      fillRows(this.#store, record, { cache, from: undefined });
+      const options = { store: this.#store, clock: systemClock, pieceBytes: loadPieceBytes };
+      const filling = RowFilling.begin(options, { record, cache, from: undefined });
+      while (filling?.advance() === false) await filling.ready();
       return cache;
     } catch (error) {
       cache.close();

@@ -3,7 +3,7 @@ import { median } from '../../../eval/median.ts';
 import type { PartReport } from '../../../eval/part.ts';
 import { runPieces } from '../../../src/runtime/run-pieces.ts';
 import type { ContextCache } from '../../../src/runtime/runtime.ts';
-import { keptRatio, questionTokens, rounds, timed, type Bench } from './bench.ts';
+import { keptRatio, loadRounds, questionTokens, rounds, timedLoad, type Bench } from './bench.ts';
 import { randomIds } from './documents.ts';
 import { StoredContextFiles } from './stored-context.ts';
 
@@ -17,27 +17,27 @@ export async function ttftPart(bench: Bench): Promise<PartReport> {
   const { progress } = bench;
   const files = await StoredContextFiles.make(bench);
   try {
-    const load = (): void => {
-      const context = files.load(bench.runtime);
+    const load = async (): Promise<void> => {
+      const context = await files.load(bench.runtime);
       try {
         firstToken(bench, context);
       } finally {
         context.close();
       }
     };
-    rounds(2, load);
-    const cachedMs = median(rounds(warmRounds, load));
+    await loadRounds(2, load);
+    const cachedMs = median(await loadRounds(warmRounds, load));
     progress(`ttft: from the page cache ${cachedMs.toFixed(1)} ms`);
-    const hostMs = measureHost(bench, files);
+    const hostMs = await measureHost(bench, files);
     progress(`ttft: from host memory ${hostMs.toFixed(1)} ms`);
     const cold: number[] = [];
     for (let round = 0; round < coldRounds; round++) {
       await files.dropFromMemory();
-      cold.push(timed(load));
+      cold.push(await timedLoad(load));
     }
     const coldMs = median(cold);
     progress(`ttft: from disk ${coldMs.toFixed(1)} ms`);
-    const residentMs = measureResident(bench, files);
+    const residentMs = await measureResident(bench, files);
     progress(`ttft: resident ${residentMs.toFixed(2)} ms`);
     prefillFirst(bench);
     const prefillMs = median(rounds(prefillRounds, () => prefillFirst(bench)));
@@ -63,11 +63,11 @@ function firstToken({ runtime, model, tokens }: Bench, context: ContextCache): v
 }
 
 /** From the copy that the engine keeps of a context that gave way. */
-function measureHost(bench: Bench, files: StoredContextFiles): number {
+async function measureHost(bench: Bench, files: StoredContextFiles): Promise<number> {
   const { runtime } = bench;
   const tier = runtime.hostTier;
   if (tier === undefined) return NaN;
-  const context = files.load(runtime);
+  const context = await files.load(runtime);
   const copy = tier.copy(context);
   context.close();
   const ask = (): void => {
@@ -86,8 +86,8 @@ function measureHost(bench: Bench, files: StoredContextFiles): number {
   }
 }
 
-function measureResident(bench: Bench, files: StoredContextFiles): number {
-  const context = files.load(bench.runtime);
+async function measureResident(bench: Bench, files: StoredContextFiles): Promise<number> {
+  const context = await files.load(bench.runtime);
   try {
     const ask = (): void => firstToken(bench, context);
     rounds(3, ask);
