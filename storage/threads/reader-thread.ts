@@ -47,7 +47,7 @@ function readRange(
       done += count;
       row += count;
       inSlot += count;
-      if (inSlot < most) continue;
+      if (inSlot < most && SlotFiller.canJoin(rowBytes)) continue;
       filler.publishRows();
       inSlot = 0;
     }
