@@ -7,7 +7,7 @@ import { changed, contextLengths, requireUnchanged } from './context-rows.ts';
 import { HostCopies } from './host-copies.ts';
 import type { LoadedContext, LoadedContextsOptions } from './loaded-context.ts';
 import { covers, seenRows, sizeOf, type Entry, type SeenRows } from './loaded-entry.ts';
-import { noRoom, ranOut, tooLarge } from './pool-errors.ts';
+import { mayHelp, noRoom, ranOut, tooLarge } from './pool-errors.ts';
 import { loadPieceBytes, RowFilling } from './row-filling.ts';
 
 /**
@@ -60,17 +60,18 @@ export class ContextPool implements Closeable {
 
   /**
    * Runs what takes memory of the runtime. Where that runs out, though the pool has room, idle
-   * contexts give way one after another, and it is tried again: `work` must leave nothing half-done
-   * when it fails.
+   * contexts give way one after another, unless all of them were too little, and it is tried again:
+   * `work` must leave nothing half-done when it fails.
    */
   withRoom<T>(work: () => T): T {
     for (;;) {
       try {
         return work();
       } catch (error) {
-        const idle = [...this.#entries.values()].find(({ users }) => users === 0);
-        if (!ranOut(error) || idle === undefined) throw error;
-        this.#giveWay(idle, Infinity);
+        const idle = [...this.#entries.values()].filter(({ users }) => users === 0);
+        const [first] = idle;
+        if (first === undefined || !ranOut(error) || !mayHelp(error, sizeOf(idle))) throw error;
+        this.#giveWay(first, Infinity);
       }
     }
   }

@@ -26,12 +26,22 @@ export function noRoom(details: {
 }
 
 /**
- * Whether the runtime's memory ran out: others may give way. What the pool could never hold is
- * refused by `tooLarge`, before any memory is taken; nobody gives way either to what a device could
- * never hold.
+ * Whether the runtime's memory ran out, though the pool has room. What the pool could never hold is
+ * refused by `tooLarge`, before any memory is taken.
  */
-export function ranOut(error: unknown): boolean {
-  if (!(error instanceof ReadonceError) || error.code !== 'out_of_memory') return false;
-  const { sizeBytes = 0, totalBytes = Infinity } = error.details;
-  return !('poolBytes' in error.details) && Number(sizeBytes) <= Number(totalBytes);
+export function ranOut(error: unknown): error is ReadonceError {
+  const isMemory = error instanceof ReadonceError && error.code === 'out_of_memory';
+  return isMemory && !('poolBytes' in error.details);
+}
+
+/** What contexts take of a device at most, of the bytes that are counted: blocks are not full. */
+const mostPadding = 1.25;
+
+/**
+ * Whether it helps that contexts of `idleBytes` give way. Not if all of them are too little, as far
+ * as the error tells, and not if other memory ran out.
+ */
+export function mayHelp({ details }: ReadonceError, idleBytes: number): boolean {
+  const { sizeBytes = 0, freeBytes = 0, memory } = details;
+  return memory !== 'host' && Number(sizeBytes) <= Number(freeBytes) + mostPadding * idleBytes;
 }

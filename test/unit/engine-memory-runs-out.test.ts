@@ -216,18 +216,18 @@ describe('where a device has no memory left', () => {
     loaded.close();
   });
 
-  it('nothing gives way for what the device could never hold', () => {
+  it('nothing gives way where all that is idle were too little, or is other memory', () => {
     const { loaded, openCaches } = open(2);
     use(loaded, ...records.slice(0, 1));
-    const details = { sizeBytes: 101, freeBytes: 50, totalBytes: 100 };
-    const ask = (sizeBytes: number) => () =>
+    const idleBytes = loaded.sizeBytes;
+    const ask = (details: Readonly<Record<string, unknown>>) => () =>
       loaded.withRoom(() => {
-        const options = { details: { ...details, sizeBytes } };
-        throw new ReadonceError('out_of_memory', 'too much', options);
+        throw new ReadonceError('out_of_memory', 'too much', { details });
       });
-    expect(ask(101)).toThrow('too much');
+    expect(ask({ sizeBytes: 51 + 1.25 * idleBytes, freeBytes: 50 })).toThrow('too much');
+    expect(ask({ sizeBytes: 1, memory: 'host' })).toThrow('too much');
     expect(openCaches()).toBe(1);
-    expect(ask(100)).toThrow('too much');
+    expect(ask({ sizeBytes: 50 + idleBytes, freeBytes: 50 })).toThrow('too much');
     expect(openCaches()).toBe(0);
     loaded.close();
   });

@@ -180,7 +180,7 @@ export class BlockPool implements Closeable {
       'out_of_memory',
       `Expected ${count} free blocks of device memory but there are ${free} of ` +
         `${this.mostBlocks}: ask with a smaller keepRatio or maxTokens, or raise READONCE_POOL_BYTES`,
-      { details: { blocks: count, free, blockBytes: this.blockBytes } },
+      { details: { sizeBytes: count * this.blockBytes, freeBytes: free * this.blockBytes } },
     );
   }
 }

@@ -133,8 +133,18 @@ export class CudaDevice implements Closeable, CudaDeviceInfo {
   pin(sizeBytes: number): PinnedMemory {
     assertSize(sizeBytes, 'pinned memory');
     assert(sizeBytes <= constants.MAX_LENGTH, `at most ${constants.MAX_LENGTH} bytes are pinned`);
-    const address = this.driver.create('cuMemHostAlloc', sizeBytes, portable);
-    return new PinnedMemory(this.driver, address, sizeBytes);
+    try {
+      const address = this.driver.create('cuMemHostAlloc', sizeBytes, portable);
+      return new PinnedMemory(this.driver, address, sizeBytes);
+    } catch (error) {
+      if (!(error instanceof ReadonceError) || error.code !== 'out_of_memory') throw error;
+      throw new ReadonceError(
+        'out_of_memory',
+        `Expected ${sizeBytes} bytes of host memory that can be page-locked but there are fewer: ` +
+          'end other programs, or raise the limit of locked memory',
+        { cause: error, details: { ...error.details, sizeBytes, memory: 'host' } },
+      );
+    }
   }
 
   /** A queue of work of its own, which waits for no other. */
