@@ -42,7 +42,7 @@ export interface WriteDeps {
   readonly pieceBytes: number;
   readonly clock: Clock;
   /** Stores a batch of a write of so many bytes in all, here or in another thread. */
-  readonly put: (batch: PieceBatch, writeBytes: number) => PutResult | Promise<PutResult>;
+  readonly put: (batch: PieceBatch, writeBytes: number) => Promise<PutResult>;
   /** Makes room for that many pages, or throws `storage_full`. */
   readonly makeRoom: (pages: number) => void;
   /** Whether there is room for that many pages, as the present write transaction sees it. */
