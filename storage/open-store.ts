@@ -261,6 +261,7 @@ class LmdbStore implements ContextStore {
       env: this.#env,
       clock: this.#clock,
       pieceBytes: this.#pieceBytes,
+      usesThread: (writeBytes) => this.#writer.takes(writeBytes),
       put: (batch, writeBytes) => this.#writer.put(batch, writeBytes),
       makeRoom: (pages) => {
         sweepUnfinished(this.#env, this.#clock);

@@ -44,6 +44,11 @@ export class BatchWriter {
     return this.#isReady;
   }
 
+  /** Whether the thread stores a write of so many bytes, or will as soon as it has started. */
+  takes(writeBytes: number): boolean {
+    return this.#isReady || writeBytes >= this.#options.fromBytes;
+  }
+
   /**
    * Stores a batch, after those before it. It is on disk when the promise resolves.
    * @param batch its memory is handed over; the result gives it back

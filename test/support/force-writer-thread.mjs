@@ -16,6 +16,7 @@ if (isMainThread) {
   const log = searchParams.get('log');
   const { BatchWriter } = await import(searchParams.get('module') ?? '');
   const { put } = BatchWriter.prototype;
+  BatchWriter.prototype.takes = () => true;
   BatchWriter.prototype.put = async function putByThread(batch) {
     if (!this.isReady) {
       await put.call(this, { ...batch, pieces: [], memory: new ArrayBuffer(0) }, Infinity);

@@ -87,6 +87,7 @@ it('takes the memory of a batch and gives it back when the batch is stored, or i
 const writeDeps = {
   clock: systemClock,
   pieceBytes: defaultPieceBytes,
+  usesThread: () => true,
   makeRoom: () => undefined,
   hasRoom: () => true,
   warn: () => undefined,
