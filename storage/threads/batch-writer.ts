@@ -23,8 +23,8 @@ interface Waiting {
 
 /**
  * Stores batches in a thread of its own, started by the first large write: whoever hands them over
- * does not wait for the disk. Until it has started, where none can be had and when it has ended, the
- * caller's stores them.
+ * does not wait for the disk. Until it has started, where none can be had and when it has ended,
+ * the caller's stores them.
  */
 export class BatchWriter {
   readonly #options: BatchWriterOptions;
