@@ -24,7 +24,6 @@ import { blockFor, waitForFile } from '../support/wait-for-file.ts';
 
 describe('a writer that is killed', () => {
   for (const [stage, thread] of [
-    ['segments', 'caller'],
     ['segments', 'writer'],
     ['rankings', 'caller'],
   ] as const) {
