@@ -205,7 +205,8 @@ export interface ContextStore {
    * the next. Writing an id that is there already replaces nothing and returns what is stored; one
    * that another caller or process is writing is waited for.
    * @param signal stops between segments; what was written is removed.
-   * @throws ReadonceError `storage_full`; `conflict` if another process took this one for dead
+   * @throws ReadonceError `storage_full`; `conflict` if another process took this one for dead;
+   * `engine_unavailable` if the store closes meanwhile; `internal` if the thread that writes ends
    */
   write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext>;
   /**
@@ -275,5 +276,6 @@ export interface ContextStore {
    * @throws ReadonceError `conflict` if the folder holds a store, `storage_full`
    */
   compactTo(folder: string): Promise<void>;
+  /** Stops the writes that go on, waits until what they left is removed, and closes; idempotent. */
   close(): Promise<void>;
 }

@@ -7,6 +7,7 @@ import { ReadonceError } from '../src/core/errors.ts';
 import { formatVersion } from '../src/core/identity.ts';
 import { dataFile, requireLmdbFile } from './lmdb-file.ts';
 import { pageBytes } from './lmdb-pages.ts';
+import { uninterrupted } from './threads/exit-guard.ts';
 
 /** Address space for the map, not memory or disk. Ample, so that no process ever has to remap. */
 const mapBytes = 2 ** 40;
@@ -75,8 +76,11 @@ export interface Environment {
  */
 export function openEnvironment(folder: string): Environment {
   assert(endianness() === 'LE', 'stored arrays are little-endian and read in place');
-  const root = openRoot(folder);
-  const tables = openTables(root, folder);
+  // Opening writes, or at least takes the lock.
+  const { root, tables } = uninterrupted(() => {
+    const opened = openRoot(folder);
+    return { root: opened, tables: openTables(opened, folder) };
+  });
   const snapshot = (): Snapshot => {
     // Lmdb-js keeps a snapshot for the rest of an event-loop turn, past other processes' commits.
     root.resetReadTxn();
@@ -99,7 +103,7 @@ export function openEnvironment(folder: string): Environment {
     },
     transact(action, commit = 'durable') {
       try {
-        return root.transactionSync(action, commitFlags[commit]);
+        return uninterrupted(() => root.transactionSync(action, commitFlags[commit]));
       } catch (error) {
         throw asStorageFull(error, folder);
       }

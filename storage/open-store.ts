@@ -29,12 +29,12 @@ import { isListed, listContexts } from './list.ts';
 import { defaultPieceBytes } from './pieces.ts';
 import { purgeQuarantine, quarantineContext } from './quarantine.ts';
 import { readQuarantine } from './quarantine-records.ts';
-import { putBatch } from './put-batch.ts';
 import { makeRoom, requireRoom } from './quota.ts';
 import { readPairs, readRanking, readTokenIds } from './reader.ts';
 import { RecentUse } from './recent-use.ts';
 import { hasRoom } from './room.ts';
 import { removeContext } from './remove.ts';
+import { RunningWrites } from './running-writes.ts';
 import { storeSecret } from './secret.ts';
 import { storeStats } from './stats.ts';
 import { reserveId, type Reservation } from './reservation.ts';
@@ -42,7 +42,7 @@ import { sweepExpired, sweepIndex, sweepStray, sweepUnfinished } from './sweep.t
 import { BatchWriter } from './threads/batch-writer.ts';
 import { ReaderThreads } from './threads/reader-threads.ts';
 import { verifyContexts } from './verify.ts';
-import { writeContext } from './writer.ts';
+import { writeContext, type WriteDeps } from './writer.ts';
 
 /** Where the store tells what it did by itself; pino's loggers fit. */
 export interface StoreLog {
@@ -68,13 +68,18 @@ export interface StoreOptions {
   readonly onRead?: (bytes: number) => void;
   /** Threads that read large contexts together; default 0: the caller's reads them. */
   readonly readerThreads?: number;
+  /**
+   * Bytes from which on a write starts a thread, which from then on stores what all writes put
+   * together; default 256 MiB: starting it takes a quarter of a second of a core, which less is
+   * not worth.
+   */
+  readonly writerThreadFromBytes?: number;
 }
 
 /** Rows from which on it is worth it to wake threads: 4 to 16 MB. */
 const manyRows = 2 ** 15;
 
-/** A write that is worth starting a thread, which takes a quarter of a second, for it. */
-const manyBytes = 256 * 1024 * 1024;
+const defaultWriterThreadFromBytes = 256 * 1024 * 1024;
 
 const silentLog: StoreLog = { info: () => undefined, warn: () => undefined };
 
@@ -101,6 +106,7 @@ class LmdbStore implements ContextStore {
   readonly #recent: RecentUse;
   readonly #threads: ReaderThreads;
   readonly #writer: BatchWriter;
+  readonly #writes = new RunningWrites();
 
   constructor(env: Environment, options: StoreOptions) {
     this.folder = options.folder;
@@ -119,6 +125,7 @@ class LmdbStore implements ContextStore {
     this.#writer = new BatchWriter({
       env,
       maxBytes: options.maxBytes,
+      fromBytes: options.writerThreadFromBytes ?? defaultWriterThreadFromBytes,
       onError: (error) => this.#log.warn({ err: error }, 'writes contexts without a thread'),
     });
   }
@@ -150,27 +157,8 @@ class LmdbStore implements ContextStore {
     return readTokenIds(this.#env, id);
   }
 
-  async write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext> {
-    return writeContext(
-      {
-        env: this.#env,
-        clock: this.#clock,
-        pieceBytes: this.#pieceBytes,
-        put: (batch, writeBytes) =>
-          writeBytes < manyBytes && !this.#writer.isReady
-            ? putBatch(this.#quotaDeps, batch)
-            : this.#writer.put(batch),
-        makeRoom: (pages) => {
-          sweepUnfinished(this.#env, this.#clock);
-          sweepExpired(this.#env, this.#clock);
-          this.#makeRoom(pages);
-        },
-        hasRoom: (pages) => hasRoom(this.#quotaDeps, pages),
-        warn: this.#warn,
-      },
-      write,
-      signal,
-    );
+  write(write: ContextWrite, signal?: AbortSignal): Promise<StoredContext> {
+    return this.#writes.run((stopped) => writeContext(this.#writeDeps, write, stopped), signal);
   }
 
   reserve(id: string, signal?: AbortSignal): Promise<StoredContext | Reservation> {
@@ -266,6 +254,7 @@ class LmdbStore implements ContextStore {
   }
 
   async close(): Promise<void> {
+    await this.#writes.close();
     this.#recent.flush();
     await Promise.all([this.#threads.close(), this.#writer.close()]);
     await this.#env.close();
@@ -273,6 +262,23 @@ class LmdbStore implements ContextStore {
 
   get #quarantineDeps() {
     return { env: this.#env, clock: this.#clock };
+  }
+
+  get #writeDeps(): WriteDeps {
+    return {
+      env: this.#env,
+      clock: this.#clock,
+      pieceBytes: this.#pieceBytes,
+      usesThread: (writeBytes) => this.#writer.takes(writeBytes),
+      put: (batch, writeBytes) => this.#writer.put(batch, writeBytes),
+      makeRoom: (pages) => {
+        sweepUnfinished(this.#env, this.#clock);
+        sweepExpired(this.#env, this.#clock);
+        this.#makeRoom(pages);
+      },
+      hasRoom: (pages) => hasRoom(this.#quotaDeps, pages),
+      warn: this.#warn,
+    };
   }
 
   get #quotaDeps() {

@@ -10,6 +10,8 @@ export interface BatchWriterOptions {
   readonly env: Environment;
   /** Quota of the store, bytes. */
   readonly maxBytes: number | undefined;
+  /** Bytes of a write from which on it starts the thread. */
+  readonly fromBytes: number;
   /** Hears why the thread ended that should not have. */
   readonly onError?: (error: unknown) => void;
 }
@@ -20,8 +22,9 @@ interface Waiting {
 }
 
 /**
- * Stores batches in a thread of its own, started by the first of them: whoever hands them over does
- * not wait for the disk. Until it has started, and where none can be had, the caller's stores them.
+ * Stores batches in a thread of its own, started by the first large write: whoever hands them over
+ * does not wait for the disk. Until it has started, where none can be had and when it has ended,
+ * the caller's stores them.
  */
 export class BatchWriter {
   readonly #options: BatchWriterOptions;
@@ -30,6 +33,7 @@ export class BatchWriter {
   #worker: Worker | undefined;
   #ended: Promise<void> = Promise.resolve();
   #isReady = false;
+  #isClosing = false;
 
   constructor(options: BatchWriterOptions) {
     this.#options = options;
@@ -40,14 +44,21 @@ export class BatchWriter {
     return this.#isReady;
   }
 
+  /** Whether the thread stores a write of so many bytes, or will as soon as it has started. */
+  takes(writeBytes: number): boolean {
+    return this.#isReady || writeBytes >= this.#options.fromBytes;
+  }
+
   /**
    * Stores a batch, after those before it. It is on disk when the promise resolves.
    * @param batch its memory is handed over; the result gives it back
+   * @param writeBytes of the write that it is a part of
    * @throws ReadonceError as `putBatch`; `internal` if the thread ends
    */
-  async put(batch: PieceBatch): Promise<PutResult> {
-    const worker = (this.#worker ??= this.#start());
-    if (!this.#isReady) return putBatch(this.#options, batch);
+  async put(batch: PieceBatch, writeBytes: number): Promise<PutResult> {
+    if (writeBytes >= this.#options.fromBytes && !this.#isClosing) this.#worker ??= this.#start();
+    const worker = this.#worker;
+    if (worker === undefined || !this.#isReady) return putBatch(this.#options, batch);
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject });
       worker.ref();
@@ -57,6 +68,7 @@ export class BatchWriter {
 
   /** Waits for what was handed over; idempotent. */
   async close(): Promise<void> {
+    this.#isClosing = true;
     this.#worker?.ref();
     this.#worker?.postMessage('close');
     await this.#ended;
@@ -67,19 +79,22 @@ export class BatchWriter {
     const data: WriterThreadData = { folder: env.folder, maxBytes };
     const worker = startWorker('writer-thread', data);
     worker.unref();
+    let failure: unknown;
     worker.once('error', (error) => {
       this.#isReady = false;
-      onError?.(error);
+      failure = error;
     });
     worker.on('message', (message: WriterThreadMessage) => {
       if (message === 'ready') this.#isReady = true;
       else this.#answer(message);
-      if (this.#waiting.length === 0) worker.unref();
+      // While it is waited for at the end it keeps the process alive.
+      if (this.#waiting.length === 0 && !this.#isClosing) worker.unref();
     });
     this.#ended = new Promise((resolve) => {
       worker.once('exit', () => {
         this.#isReady = false;
-        for (const { reject } of this.#waiting.splice(0)) reject(ended());
+        if (!this.#isClosing || failure !== undefined) onError?.(failure ?? ended());
+        for (const { reject } of this.#waiting.splice(0)) reject(ended(failure));
         resolve();
       });
     });
@@ -93,9 +108,10 @@ export class BatchWriter {
   }
 }
 
-function ended(): ReadonceError {
+function ended(cause?: unknown): ReadonceError {
   return new ReadonceError(
     'internal',
     'Expected the thread that writes to the context store to go on but it ended; try again',
+    { cause },
   );
 }

@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { defined } from '../../src/core/assert.ts';
 import type { ServerProcess } from '../../src/cli/server-process.ts';
 import { childrenOf, createWorkspace, startServer, type Workspace } from '../e2e/support.ts';
+import { forceWriterThread } from '../support/storage-harness.ts';
 
 /** Which processes a fault hits. */
 export const faultTargets = ['server', 'engine', 'both'] as const;
@@ -37,6 +38,22 @@ export function createFaultWorkspace(): FaultWorkspace {
 /** Starts a server and waits until its engine is ready. */
 export async function startVictim(workspace: Workspace): Promise<Victim> {
   return victimOf(await startServer(workspace));
+}
+
+/** A workspace whose processes store everything by the writing thread, however small it is. */
+export function withWriterThread<T extends Workspace>(workspace: T): T {
+  const module = new URL('../../dist/storage/threads/batch-writer.js', import.meta.url);
+  const flag = forceWriterThread(module, threadLog(workspace));
+  return { ...workspace, env: { ...workspace.env, NODE_OPTIONS: flag } };
+}
+
+/** How many batches writing threads were given in a workspace, see `withWriterThread`. */
+export function countThreadBatches(workspace: Workspace): number {
+  return statSync(threadLog(workspace), { throwIfNoEntry: false })?.size ?? 0;
+}
+
+function threadLog({ folder }: Workspace): string {
+  return join(folder, 'writing-thread');
 }
 
 /** A server that is ready, with its present engine. */

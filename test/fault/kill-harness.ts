@@ -1,12 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { createRandom, type Random } from '../../src/core/random.ts';
 import {
+  countThreadBatches,
   createFaultWorkspace,
   faultTargets,
   killNow,
   startVictim,
   untilGone,
   victimOf,
+  withWriterThread,
   type FaultTarget,
   type FaultWorkspace,
   type Victim,
@@ -25,6 +27,11 @@ export interface KillOptions {
   readonly seed: number;
   /** Contexts that come and go. */
   readonly recipes: number;
+  /**
+   * The servers that store by the writing thread, of all that are started, 0 to 1: contexts are too
+   * small here for it to be used by itself.
+   */
+  readonly threadShare: number;
   /** Hears of each round. */
   readonly onRound?: (report: KillReport) => void;
 }
@@ -34,6 +41,10 @@ export interface KillReport {
   readonly seed: number;
   rounds: number;
   readonly kills: Record<FaultTarget, number>;
+  /** Kills of processes that stored by the writing thread, all at work. */
+  threadKills: number;
+  /** Batches that writing threads were given. */
+  threadBatches: number;
   /** Starts of a server or of its engine after a kill. */
   restarts: number;
   /** Restarts for which nobody waited until the processes before were gone. */
@@ -62,7 +73,10 @@ const longestRoundMs = 1_000;
 /** A kill that is aimed at a phase comes at most this long behind it, mostly sooner. */
 const longestDelayMs = 15;
 
-/** What kills are aimed at: most often at what writes to the store. */
+/**
+ * What kills are aimed at: most often at what writes to the store, and only at that if it has a
+ * thread.
+ */
 const aims: readonly WorkPhase[] = [...workPhases, 'persist', 'persist', 'persist', 'delete'];
 
 /** An engine that dies often is restarted later and later: then it is the server's turn. */
@@ -102,6 +116,8 @@ class KillRun {
   #victim: Victim | undefined;
   #round = 0;
   #engineKills = 0;
+  #starts = 0;
+  #hasThread = false;
   #baselineBytes = 0;
 
   constructor(options: KillOptions, workspace: FaultWorkspace) {
@@ -111,6 +127,8 @@ class KillRun {
       seed: options.seed,
       rounds: 0,
       kills: { server: 0, engine: 0, both: 0 },
+      threadKills: 0,
+      threadBatches: 0,
       restarts: 0,
       overlappingRestarts: 0,
       tornStores: 0,
@@ -126,7 +144,7 @@ class KillRun {
 
   /** Records the promises in the store that will suffer, and leaves it empty. */
   async begin(): Promise<void> {
-    this.#victim = await startVictim(this.#workspace);
+    this.#victim = await this.#start();
     const { client } = this.#victim.server;
     this.#promises = await recordPromises(client, createRecipes(this.#options.recipes));
     this.#baselineBytes = (await scanStore(this.#workspace.data)).stats.usedBytes;
@@ -134,10 +152,12 @@ class KillRun {
 
   async round(round: number): Promise<void> {
     this.#round = round;
-    const victim = this.#victim ?? (await startVictim(this.#workspace));
+    const victim = this.#victim ?? (await this.#start());
     const random = createRandom(this.#options.seed * 2 ** 20 + round);
     const target = this.#engineKills < engineKillsInARow ? pick(faultTargets, random) : 'server';
     await this.#workUntilKilled(victim, target, random);
+    if (this.#hasThread) this.report.threadKills++;
+    this.report.threadBatches = countThreadBatches(this.#workspace);
     this.#engineKills = target === 'engine' ? this.#engineKills + 1 : 0;
     this.#victim = await this.#restart(victim, target, random);
     const { contexts } = await this.#check(this.#victim);
@@ -149,7 +169,7 @@ class KillRun {
 
   /** Deletes everything: the pages in use must be those of the beginning. */
   async finish(): Promise<void> {
-    const victim = this.#victim ?? (await startVictim(this.#workspace));
+    const victim = this.#victim ?? (await this.#start());
     const { client } = victim.server;
     for (const { id } of await listAll(client)) await client.delete(id);
     for (const promised of this.#promises) promised.presence = 'absent';
@@ -163,9 +183,18 @@ class KillRun {
     this.#noteLog(this.#victim);
   }
 
+  /** Starts a server: the share of those with a thread is spread evenly. */
+  #start(): Promise<Victim> {
+    const { threadShare } = this.#options;
+    const wanted = (starts: number): number => Math.floor(starts * threadShare);
+    this.#hasThread = wanted(this.#starts + 1) > wanted(this.#starts);
+    this.#starts++;
+    return startVictim(this.#hasThread ? withWriterThread(this.#workspace) : this.#workspace);
+  }
+
   async #workUntilKilled(victim: Victim, target: FaultTarget, random: Random): Promise<void> {
     const stop = new AbortController();
-    const moment = aimAtMoment(random);
+    const moment = aimAtMoment(random, this.#hasThread ? ['persist'] : aims);
     const working = Array.from({ length: workers }, () =>
       work({
         client: victim.server.client,
@@ -199,7 +228,7 @@ class KillRun {
       const { unfinished } = await scanStore(this.#workspace.data);
       if (unfinished.length > 0) this.report.tornStores++;
     }
-    const next = await startVictim(this.#workspace);
+    const next = await this.#start();
     await gone;
     return next;
   }
@@ -224,14 +253,17 @@ class KillRun {
 }
 
 /** A random moment: any time, or shortly after a phase was passed for the first to third time. */
-function aimAtMoment(random: Random): {
+function aimAtMoment(
+  random: Random,
+  phases: readonly WorkPhase[],
+): {
   readonly come: Promise<void>;
   readonly onPhase: (phase: WorkPhase) => void;
 } {
   if (random.next() < 0.3) {
     return { come: delay(random.next() * longestRoundMs), onPhase: () => undefined };
   }
-  const wanted = pick(aims, random);
+  const wanted = pick(phases, random);
   let passes = 1 + (random.nextUint32() % 3);
   const delayMs = random.next() ** 2 * longestDelayMs;
   let passed = (): void => undefined;

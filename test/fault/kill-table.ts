@@ -10,6 +10,8 @@ export function killTable(report: KillReport): string {
     ['kill -9 of the server', kills.server],
     ['kill -9 of the engine', kills.engine],
     ['kill -9 of both', kills.both],
+    ['of them with all writes by the writing thread', report.threadKills],
+    ['batches that it was given', report.threadBatches],
     ['restarts', report.restarts],
     ['of them while the processes before were still ending', report.overlappingRestarts],
     ['stores seen half-written before a restart', report.tornStores],

@@ -11,13 +11,15 @@ it(
   'no promise is broken by kill -9 of the server, of its engine, or of both, at any moment',
   { timeout: 400_000 },
   async () => {
-    const report = await runKillRounds({ rounds, seed, recipes: 12 });
+    const report = await runKillRounds({ rounds, seed, recipes: 12, threadShare: 0.5 });
     const evidence = JSON.stringify({ ...report, log: undefined });
     expect(report.violations, `${evidence}\n${report.log}`).toEqual([]);
     expect(report.leakedBytes, evidence).toBeLessThanOrEqual(leakToleranceBytes);
     expect(report.rounds).toBe(rounds);
     expect(report.contextsChecked).toBeGreaterThan(rounds);
     expect(report.answersCompared).toBeGreaterThan(rounds * 12);
+    expect(report.threadKills).toBeGreaterThan(0);
+    expect(report.threadBatches).toBeGreaterThan(0);
   },
 );
 

@@ -1,6 +1,7 @@
 /**
- * `npm run test:kill -- [--rounds N] [--seed N] [--recipes N]`: the kill test at length. Prints a
- * table for docs/benchmarks.md; ends with status 1 if any promise was broken.
+ * `npm run test:kill -- [--rounds N] [--seed N] [--recipes N] [--thread PERCENT]`: the kill test at
+ * length, with that many of the servers storing by the writing thread. Prints a table for
+ * docs/benchmarks.md; ends with status 1 if any promise was broken.
  */
 import { parseArgs } from 'node:util';
 import { ReadonceError } from '../../src/core/errors.ts';
@@ -12,6 +13,7 @@ const { values } = parseArgs({
     rounds: { type: 'string', default: '200' },
     seed: { type: 'string', default: String(Date.now() % 2 ** 31) },
     recipes: { type: 'string', default: '24' },
+    thread: { type: 'string', default: '50' },
   },
 });
 
@@ -39,6 +41,7 @@ const report = await runKillRounds({
   rounds: wholeNumber('rounds'),
   seed: wholeNumber('seed'),
   recipes: wholeNumber('recipes'),
+  threadShare: Math.min(100, wholeNumber('thread')) / 100,
   onRound: progress,
 });
 process.stdout.write(killTable(report));

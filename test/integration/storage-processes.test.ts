@@ -1,4 +1,7 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { defined } from '../../src/core/assert.ts';
 import {
@@ -17,17 +20,21 @@ import {
   readWhole,
   sampleContext,
 } from '../support/storage-samples.ts';
+import { blockFor, waitForFile } from '../support/wait-for-file.ts';
 
 describe('a writer that is killed', () => {
-  for (const stage of ['segments', 'rankings'] as const) {
-    it(`while it writes ${stage} leaves nothing that can be seen, and all is swept`, async () => {
+  for (const [stage, thread] of [
+    ['segments', 'writer'],
+    ['rankings', 'caller'],
+  ] as const) {
+    it(`while its ${thread} thread stores ${stage} leaves nothing that can be seen, and all is swept`, async () => {
       const folder = storeFolder();
       const other = sampleContext({ seed: 2 });
       const store = await openStore({ folder });
       await store.write(other);
       const before = entryCounts(openTables(folder));
 
-      await killHard(await writeInChild(folder, 1, stage));
+      await killHard(await writeInChild(folder, 1, stage, thread));
       expect(entryCounts(openTables(folder))['segments']).toBeGreaterThan(before['segments'] ?? 0);
       expect(store.get(largeSample(1).record.id)).toBeUndefined();
       expect(await store.sweep()).toBe(1);
@@ -45,6 +52,41 @@ describe('a writer that is killed', () => {
     expect(readWhole(store, sample)).toMatchObject(expectedContent(sample));
     await store.delete(sample.record.id);
     expect(entryCounts(openTables(folder))).toEqual(noEntries);
+  });
+});
+
+describe('a process that exits while a thread stores for it', () => {
+  it('waits for that: it ends, and others can write', { timeout: 60_000 }, async () => {
+    const folder = storeFolder();
+    const child = await writeInChild(folder, 1, 'exit', 'writer');
+    const gone = once(child, 'exit');
+    // While the lock is held the child's thread waits for it, and the child exits.
+    openTables(folder).transact(() => {
+      writeFileSync(join(folder, 'go'), '');
+      waitForFile(join(folder, 'exits'));
+      blockFor(100);
+    });
+    expect((await gone)[0]).toBe(3);
+    const store = await openStore({ folder });
+    expect(await store.sweep()).toBe(1);
+    expect(entryCounts(openTables(folder))).toEqual(noEntries);
+  });
+
+  it('is kept alive by a store that closes before the thread has started', async () => {
+    const store = new URL('../../storage/open-store.ts', import.meta.url).href;
+    const samples = new URL('../support/storage-samples.ts', import.meta.url).href;
+    const script = `
+      import { openContextStore } from ${JSON.stringify(store)};
+      import { sampleContext } from ${JSON.stringify(samples)};
+      const [folder] = process.argv.slice(1);
+      const store = await openContextStore({ folder, writerThreadFromBytes: 0 });
+      await store.write(sampleContext({ seed: 1 }));
+      await store.close();
+      process.exitCode = 4;`;
+    const args = ['--import', 'tsx', '--input-type=module', '-e', script, storeFolder()];
+    const child = spawn(process.execPath, args, { stdio: 'inherit' });
+    // 13: what the program awaits never comes.
+    expect((await once(child, 'exit'))[0]).toBe(4);
   });
 });
 

@@ -89,33 +89,53 @@ export function fixedClock(nowMs: number): Clock & { set(nowMs: number): void } 
   };
 }
 
-/** Where another process stops: never, with some segments stored, or with all of them stored. */
-export type StallStage = 'none' | 'segments' | 'rankings';
+/**
+ * Where another process stops: never, with some segments stored, with all of them stored, or, to
+ * exit by itself, with most of them stored.
+ */
+export type StallStage = 'none' | 'segments' | 'rankings' | 'exit';
+
+/** Which thread of another process stores: the one that writes, or the store's own. */
+export type StoringThread = 'caller' | 'writer';
 
 /** Starts a process that writes a context, and waits until it stalls or is done. */
 export async function writeInChild(
   folder: string,
   seed: number,
   stage: StallStage,
+  thread: StoringThread = 'caller',
 ): Promise<ChildProcess> {
-  const { child, said } = startWriter(folder, seed, stage);
+  const { child, said } = startWriter(folder, seed, { stage, thread });
   await said;
   return child;
 }
 
 /** As `writeInChild`, until it is done: how many heads the child was asked for. */
 export async function countHeadsInChild(folder: string, seed: number): Promise<number> {
-  const { child, said } = startWriter(folder, seed, 'none');
+  const { child, said } = startWriter(folder, seed, { stage: 'none', thread: 'caller' });
   const [, heads] = (await said).split(' ');
   defined(child.stdin, 'the input of the child').end();
   return Number(heads);
 }
 
-function startWriter(folder: string, seed: number, stage: StallStage) {
+/** A flag of Node.js: that program stores all by the writing thread, which this module starts. */
+export function forceWriterThread(batchWriterModule: URL, log?: string): string {
+  const preloaded = new URL('force-writer-thread.mjs', import.meta.url);
+  preloaded.searchParams.set('module', batchWriterModule.href);
+  if (log !== undefined) preloaded.searchParams.set('log', log);
+  return `--import=${preloaded.href}`;
+}
+
+function startWriter(
+  folder: string,
+  seed: number,
+  { stage, thread }: { readonly stage: StallStage; readonly thread: StoringThread },
+) {
   const script = fileURLToPath(new URL('storage-writer.ts', import.meta.url));
-  const child = spawn(process.execPath, ['--import', 'tsx', script, folder, String(seed), stage], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
+  const batchWriter = new URL('../../storage/threads/batch-writer.ts', import.meta.url);
+  const flags = thread === 'writer' ? [forceWriterThread(batchWriter)] : [];
+  const args = ['--import', 'tsx', ...flags, script, folder, String(seed), stage];
+  const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   onTestFinished(() => void child.kill('SIGKILL'));
   const said = once(defined(child.stdout, 'the output of the child'), 'data');
   return { child, said: said.then(([text]) => String(text)) };

@@ -21,7 +21,7 @@ const maxBytes = 100_000_000;
 
 function openWriter() {
   const env = openTables(storeFolder());
-  const writer = new BatchWriter({ env, maxBytes });
+  const writer = new BatchWriter({ env, maxBytes, fromBytes: 0 });
   onTestFinished(() => writer.close());
   const claim = env.transact(() => putMark(env, { id: sampleId(1), generation: 1 }, Date.now()));
   return { env, writer, claim };
@@ -48,12 +48,12 @@ function batchOf(claim: Claim, layer = 0): PieceBatch {
 it('takes the memory of a batch and gives it back when the batch is stored, or is not', async () => {
   const { env, writer, claim } = openWriter();
   // Until the thread has started it is stored here.
-  expect(await writer.put(batchOf(claim, 1))).toMatchObject({ isStored: true });
+  expect(await writer.put(batchOf(claim, 1), 1)).toMatchObject({ isStored: true });
   await vi.waitFor(() => expect(writer.isReady).toBe(true), { timeout: 60_000 });
 
   const [batch, expected] = [batchOf(claim), batchOf(claim)];
-  const stored = writer.put(batch);
-  const other = writer.put(batchOf(claim, 2));
+  const stored = writer.put(batch, 1);
+  const other = writer.put(batchOf(claim, 2), 1);
   const { isStored, memory } = await stored;
   expect(isStored).toBe(true);
   expect(batch.memory.byteLength).toBe(0);
@@ -70,13 +70,13 @@ it('takes the memory of a batch and gives it back when the batch is stored, or i
 
   const tooLarge = { ...batchOf(claim, 2), pages: maxBytes };
   const refused = { isStored: false, memory: batchOf(claim, 2).memory };
-  expect(await writer.put(tooLarge)).toEqual(refused);
+  expect(await writer.put(tooLarge, 1)).toEqual(refused);
   const ofAnother = batchOf({ ...claim, mark: Buffer.from('of another process') }, 3);
-  await expect(writer.put(ofAnother)).rejects.toMatchObject({ code: 'conflict' });
+  await expect(writer.put(ofAnother, 1)).rejects.toMatchObject({ code: 'conflict' });
   expect(entryCounts(env)).toMatchObject({ segments: 6 });
 
   const sample = largeSample(2);
-  await writeContext({ ...writeDeps, env, put: (each) => writer.put(each) }, sample);
+  await writeContext({ ...writeDeps, env, put: (each, bytes) => writer.put(each, bytes) }, sample);
   const store = await openStore({ folder: env.folder });
   const { tokens, heads, rankings } = readWhole(store, sample);
   expect({ tokens, heads, rankings }).toEqual(expectedContent(sample));
@@ -87,6 +87,7 @@ it('takes the memory of a batch and gives it back when the batch is stored, or i
 const writeDeps = {
   clock: systemClock,
   pieceBytes: defaultPieceBytes,
+  usesThread: () => true,
   makeRoom: () => undefined,
   hasRoom: () => true,
   warn: () => undefined,
@@ -98,11 +99,12 @@ it('stores without a thread where there is none', async () => {
   const writer = new BatchWriter({
     env: { ...env, folder: '/dev/null/no folder' },
     maxBytes,
+    fromBytes: 0,
     onError,
   });
-  expect(await writer.put(batchOf(claim))).toMatchObject({ isStored: true });
+  expect(await writer.put(batchOf(claim), 1)).toMatchObject({ isStored: true });
   await vi.waitFor(() => expect(onError).toHaveBeenCalledOnce(), { timeout: 60_000 });
-  expect(await writer.put(batchOf(claim, 1))).toMatchObject({ isStored: true });
+  expect(await writer.put(batchOf(claim, 1), 1)).toMatchObject({ isStored: true });
   expect(entryCounts(env)).toMatchObject({ segments: 4 });
   await writer.close();
 });
