@@ -176,7 +176,8 @@ class LmdbStore implements ContextStore {
   readRows(id: string, ranges: readonly HeadRange[]): RowReading {
     const rows = ranges.reduce((sum, { from, to }) => sum + to - from, 0);
     const reading =
-      rows >= manyRows && this.#threads.isReady
+      // Threads read one context after another, each as quickly as its taker goes on.
+      rows >= manyRows && this.#threads.isReady && this.#threads.isIdle
         ? this.#threads.read(id, ranges)
         : new DirectReading(this.#env, { id, ranges });
     return {

@@ -100,8 +100,8 @@ export class ContextPool implements Closeable {
    * @throws ReadonceError `not_found`, `corrupt_record`, `conflict`
    */
   lengthsOf(record: ContextRecord, keepRatio: number): Uint32Array {
-    const known = this.#entries.get(record.id)?.seen.get(keepRatio);
-    if (known !== undefined) return known.lengths;
+    const known = this.#entries.get(record.id)?.lengths.get(keepRatio);
+    if (known !== undefined) return known;
     const { store } = this.#options;
     const lengths = contextLengths(store, record, keepRatio);
     requireUnchanged(store, record);
@@ -136,7 +136,8 @@ export class ContextPool implements Closeable {
     }
     const all = lengths.map((length, head) => Math.max(length, held[head] as number));
     if (loaded.users > 0) {
-      // Those who use it keep what they see; both are in memory until they are done.
+      // Those who use it keep what they see, and both are in memory until they are done; who comes
+      // now waits for the new one.
       this.makeRoom(this.bytesOf(all) + tailBytes, loaded);
       const entry = this.#load(record, all, loaded.cache);
       this.#remove(loaded);
@@ -263,7 +264,7 @@ export class ContextPool implements Closeable {
   }
 
   #entry(record: ContextRecord, cache: ContextCache, filling: RowFilling | undefined): Entry {
-    return { record, cache, seen: new Map(), users: 0, filling };
+    return { record, cache, seen: new Map(), lengths: new Map(), users: 0, filling };
   }
 
   /** Begins to read rows behind those that a cache has. */

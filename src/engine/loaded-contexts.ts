@@ -2,6 +2,7 @@ import { assert } from '../core/assert.ts';
 import type { Closeable } from '../core/closeable.ts';
 import { headCount } from '../core/kv-layout.ts';
 import { ContextPool } from './context-pool.ts';
+import { requireUnchanged } from './context-rows.ts';
 import { GivenBack } from './given-back.ts';
 import { IdleTails } from './idle-tails.ts';
 import type {
@@ -11,8 +12,8 @@ import type {
   LoadRequest,
   Loan,
 } from './loaded-context.ts';
-import { covers, type Entry, type SeenRows } from './loaded-entry.ts';
-import { tooLarge } from './pool-errors.ts';
+import { covers, rememberLengths, type Entry, type SeenRows } from './loaded-entry.ts';
+import { ranOut, tooLarge } from './pool-errors.ts';
 
 /** Memory that a query holds. */
 interface Hold {
@@ -26,6 +27,8 @@ type Held = LoadedContext | Loan | Claiming;
 /** A query that waits for its context. */
 interface Claiming {
   readonly request: LoadRequest;
+  /** Rows of each head, once they are known. */
+  lengths: Uint32Array | undefined;
   /** What it holds meanwhile. */
   taken: Taken | undefined;
 }
@@ -77,10 +80,11 @@ export class LoadedContexts implements Closeable {
 
   /** Begins to take a context for one query; what of it is not in memory is read in pieces. */
   claim(request: LoadRequest): Claim {
-    const claim: Claiming = { request, taken: undefined };
+    const claim: Claiming = { request, lengths: undefined, taken: undefined };
     return {
       get isBehindOther() {
-        return claim.taken?.isBehindOther ?? false;
+        const { taken } = claim;
+        return taken !== undefined && taken.isBehindOther && taken.entry.users > 1;
       },
       advance: () => this.withRoom(() => this.#advance(claim)),
       ready: async () => claim.taken?.entry.filling?.ready(),
@@ -89,12 +93,15 @@ export class LoadedContexts implements Closeable {
   }
 
   #advance(claim: Claiming): LoadedContext | undefined {
+    const hadFailed = claim.taken?.entry.filling?.hasFailed ?? false;
     try {
       const taken = (claim.taken ??= this.#take(claim));
       if (!this.#pool.isFilled(taken.entry)) return undefined;
       if (taken.isEnough) return this.#handOut(claim, taken);
     } catch (error) {
       this.#abandon(claim);
+      // Who found no memory began anew: so does this one.
+      if (hadFailed && ranOut(error)) return undefined;
       throw error;
     }
     this.#abandon(claim);
@@ -106,7 +113,7 @@ export class LoadedContexts implements Closeable {
     const { record, keepRatio, tailTokens, parkedBytes = 0 } = claim.request;
     const tailBytes = pool.rowsBytes(tailTokens * record.pairCounts.length);
     const loaded = pool.current(record);
-    const lengths = pool.lengthsOf(record, keepRatio);
+    const lengths = (claim.lengths ??= pool.lengthsOf(record, keepRatio));
     const { poolBytes } = this.#options;
     const ownBytes = pool.bytesOf(lengths) + tailBytes + parkedBytes;
     if (ownBytes > poolBytes) throw tooLarge(ownBytes, poolBytes);
@@ -116,12 +123,16 @@ export class LoadedContexts implements Closeable {
         ? { entry: loaded, source: 'disk' as const, tailBytes: 0, isEnough: false }
         : { ...pool.hold(record, { lengths, tailBytes }), tailBytes, isEnough: true };
     const { entry } = taken;
+    rememberLengths(entry, keepRatio, lengths);
     pool.use(entry);
     this.#holds.set(claim, { entry, seen: undefined, tailBytes: taken.tailBytes });
     return { ...taken, lengths, isBehindOther };
   }
 
-  #handOut(claim: Claiming, { entry, lengths, source, tailBytes }: Taken): LoadedContext {
+  #handOut(claim: Claiming, taken: Taken): LoadedContext {
+    const { entry, lengths, source, tailBytes, isBehindOther } = taken;
+    // It may have been deleted since it was filled.
+    if (isBehindOther) requireUnchanged(this.#options.store, claim.request.record);
     const seen = this.#pool.seen(entry, claim.request.keepRatio, lengths);
     seen.users++;
     const context = { view: seen.view, source };

@@ -16,6 +16,8 @@ export interface Entry {
   readonly cache: ContextCache;
   /** What queries see, by keepRatio, of those that were asked for. */
   readonly seen: Map<number, SeenRows>;
+  /** Rows of each head, by keepRatio, for those who come while it is being filled. */
+  readonly lengths: Map<number, Uint32Array>;
   /** Queries that use it. */
   users: number;
   /** Set while rows are read into it, and when that has failed: nobody may see any then. */
@@ -42,6 +44,15 @@ export function seenRows(entry: Entry, keepRatio: number, lengths: Uint32Array):
   const seen = { lengths, view: entry.cache.view(lengths), users: 0 };
   entry.seen.set(keepRatio, seen);
   return seen;
+}
+
+/** Remembers how many rows of each head there are at a keepRatio. */
+export function rememberLengths(entry: Entry, keepRatio: number, lengths: Uint32Array): void {
+  const { lengths: known } = entry;
+  known.delete(keepRatio);
+  known.set(keepRatio, lengths);
+  const [oldest] = known.keys();
+  if (known.size > rememberedRatios && oldest !== undefined) known.delete(oldest);
 }
 
 /** Bytes of memory that contexts hold. */

@@ -84,6 +84,11 @@ export class RowFilling implements Closeable {
     }
   }
 
+  /** Whether it has ended by an error. */
+  get hasFailed(): boolean {
+    return this.#failure !== undefined;
+  }
+
   /** Settles when there is something to do for `advance`. */
   ready(): Promise<void> {
     return this.#failure === undefined ? this.#reading.ready() : Promise.resolve();

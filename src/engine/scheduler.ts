@@ -64,7 +64,7 @@ interface Queued {
  * 2. the first tokens of queries that have none yet, first come first served: as many together as
  *    fit `callTokens`, or as many tokens of one longer question;
  * 3. pieces of other work, as long as they have less time behind them than the round had: of
- *    loading contexts that queries wait for, then of ingestions.
+ *    loading contexts that queries wait for and of ingestions by turns, a load first.
  *
  * *Failures.* A call that finds no memory is tried again while others give way (`withRoom`). Where
  * one of several slots fails, its slots are computed one by one, each in place of a step, and only
@@ -90,6 +90,8 @@ export class Scheduler implements Closeable {
   readonly #alone: Waiting[] = [];
   readonly #loads: Piece[] = [];
   readonly #pieces: Piece[] = [];
+  /** Whether the last piece was of a load. */
+  #wasLoad = false;
   /** Time of the last piece. */
   #pieceMs = 0;
   /** Time that is due to pieces; negative if they had more than their half. */
@@ -267,8 +269,13 @@ export class Scheduler implements Closeable {
   }
 
   #runPiece(): boolean {
-    const piece = this.#loads.shift() ?? this.#pieces.shift();
+    const [first, second] = this.#wasLoad
+      ? [this.#pieces, this.#loads]
+      : [this.#loads, this.#pieces];
+    const line = first.length > 0 ? first : second;
+    const piece = line.shift();
     if (piece === undefined) return false;
+    this.#wasLoad = line === this.#loads;
     const startMs = this.#options.clock.monotonicMs();
     piece.work();
     this.#pieceMs = this.#options.clock.monotonicMs() - startMs;

@@ -33,6 +33,7 @@ export class BatchWriter {
   #worker: Worker | undefined;
   #ended: Promise<void> = Promise.resolve();
   #isReady = false;
+  #hasEnded = false;
   #isClosing = false;
 
   constructor(options: BatchWriterOptions) {
@@ -46,7 +47,7 @@ export class BatchWriter {
 
   /** Whether the thread stores a write of so many bytes, or will as soon as it has started. */
   takes(writeBytes: number): boolean {
-    return this.#isReady || writeBytes >= this.#options.fromBytes;
+    return this.#isReady || (writeBytes >= this.#options.fromBytes && !this.#hasEnded);
   }
 
   /**
@@ -92,7 +93,7 @@ export class BatchWriter {
     });
     this.#ended = new Promise((resolve) => {
       worker.once('exit', () => {
-        this.#isReady = false;
+        [this.#isReady, this.#hasEnded] = [false, true];
         if (!this.#isClosing || failure !== undefined) onError?.(failure ?? ended());
         for (const { reject } of this.#waiting.splice(0)) reject(ended(failure));
         resolve();

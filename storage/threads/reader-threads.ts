@@ -30,6 +30,7 @@ export interface ReaderThreadsOptions {
  */
 export class ReaderThreads {
   readonly #published = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  readonly #onError: ReaderThreadsOptions['onError'];
   readonly #threads: readonly Thread[];
   readonly #group: ThreadGroup;
   #started = 0;
@@ -39,6 +40,7 @@ export class ReaderThreads {
 
   /** Starts the threads; they are ready some time after. They keep no process alive. */
   constructor(options: ReaderThreadsOptions) {
+    this.#onError = options.onError;
     this.#group = this.#createGroup();
     this.#threads = Array.from({ length: options.count }, () => this.#start(options));
   }
@@ -47,6 +49,11 @@ export class ReaderThreads {
   get isReady(): boolean {
     const isUsable = !this.#isBroken && !this.#isClosing;
     return isUsable && this.#started > 0 && this.#started === this.#threads.length;
+  }
+
+  /** Whether they read nothing, so that a context is begun at once. */
+  get isIdle(): boolean {
+    return this.#threads.every(({ readings }) => readings.length === 0);
   }
 
   /** Begins to read ranges of a context's heads. */
@@ -101,6 +108,7 @@ export class ReaderThreads {
   #giveUpIfStuck(): void {
     // Threads whose slots are full wait for their taker.
     if (this.#threads.some(({ slots }) => slots.peek() !== undefined)) return;
+    if (!this.#isBroken) this.#onError?.(new Error(`Threads were stuck for ${stallMs} ms`));
     this.#isBroken = true;
     this.#wake();
   }

@@ -236,7 +236,7 @@ describe('pieces of other work', () => {
     expect(Math.max(...each)).toBeLessThanOrEqual(4);
   });
 
-  it('load contexts before they do anything else', async () => {
+  it('load contexts and read documents by turns', async () => {
     const { scheduler } = openScheduler();
     const done: string[] = [];
     const note = (what: string) => () => void done.push(what);
@@ -246,7 +246,7 @@ describe('pieces of other work', () => {
       scheduler.load(note('load 1')),
       scheduler.load(note('load 2')),
     ]);
-    expect(done).toEqual(['load 1', 'load 2', 'ingest 1', 'ingest 2']);
+    expect(done).toEqual(['load 1', 'ingest 1', 'load 2', 'ingest 2']);
   });
 
   it('let all questions that came together begin together', async () => {
