@@ -185,6 +185,39 @@ describe('a context that is loaded in pieces', () => {
     expect(() => acquire(loaded, request(b))).toThrow(noMemory);
     expect(loaded.sizeBytes).toBe(contextBytes + 2 * tokenBytes);
   });
+
+  it('is loaded anew for those, too, who had joined when memory ran out', () => {
+    const state = { failures: 0 };
+    const loaded = bench.poolInPieces({ runtime: runtimeThatFails(state) });
+    use(loaded, b);
+    const claims = [loaded.claim(request(a)), loaded.claim(request(a))];
+    for (const claim of claims) claim.advance();
+    state.failures = 1;
+    claims[0]?.advance();
+    // Nobody is left to give way.
+    for (const context of claims.toReversed().map(finish)) {
+      expect(bench.logitsOn(context)).toEqual(bench.expectedLogits(a));
+    }
+    expect(loaded.sizeBytes).toBe(contextBytes + 2 * tokenBytes);
+  });
+
+  it('has its rankings read once for all who ask at a smaller keepRatio', () => {
+    let rankings = 0;
+    const store = new Proxy<ContextStore>(bench.engine.store, {
+      get(target, name) {
+        if (name === 'readRanking') rankings++;
+        return Reflect.get(target, name).bind(target);
+      },
+    });
+    const loaded = bench.poolInPieces({ store });
+    const half = request(a, { keepRatio: a.compression.keepRatio / 2 });
+    const claims = [loaded.claim(half), loaded.claim(half), loaded.claim(half)];
+    for (const claim of claims) claim.advance();
+    expect(rankings).toBe(a.pairCounts.length);
+    const [first, ...others] = claims.map(finish).map(bench.logitsOn);
+    for (const other of others) expect(other).toEqual(first);
+    expect(rankings).toBe(a.pairCounts.length);
+  });
 });
 
 function refuse(): never {

@@ -230,5 +230,13 @@ describe('a store with reader threads', () => {
       expect(read.together.of(head)).toEqual(expected);
     }
     expect(bytes.together).toBe(bytes.alone);
+    // A context that somebody is slow to take keeps no other one waiting.
+    const slow = together.readRows(sample.record.id, ranges);
+    const other = new Collected();
+    expect(
+      together.readRows(sample.record.id, ranges).take((rows) => (other.add(rows), true)),
+    ).toBe(true);
+    expect(other.of(0)).toEqual(expectedPairs(sample, 0));
+    slow.close();
   });
 });
